@@ -1,0 +1,373 @@
+"""Fields: networks that answer queries of a flow.
+
+`Field(net, path, predicts=...)` is called `field(x, t, **cond)` by a user and answers `Query` objects of the
+sampling loop. Times are float64 until here, the network's door; what the head does not predict is formed by
+the path's algebra from the head's own output.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from rheos.core.base import Cond
+from rheos.core.errors import (
+    ConditionError,
+    OptionError,
+    ShapeError,
+    SourceNotGaussianError,
+    TimeError,
+    check_choice,
+)
+from rheos.core.paths import KINDS, AffinePath, GeodesicPath, Kind, Path, Time
+from rheos.core.state import State, concat, device_of, dtype_of, like, map_state, rows, split
+
+__all__ = ["Field", "Name", "Query", "Reply", "Routed", "merge", "spread"]
+
+Name = tuple[str | int, ...]
+
+
+class Query(NamedTuple):
+    """What the loop asks of a network.
+
+    Args:
+        x: State, rows first (all branches one after another).
+        t: One clock for all rows (float), or float64 with a shape that is a prefix of x's.
+        span: The interval being stepped over, (start, end).
+        cond: Conditions, rows first.
+        kind: What is asked: "velocity", "data", "noise", "score", or "average" over the span.
+        branches: Names and row counts, in the order of the rows.
+        memory: The field's own per-row state, or None.
+        grad: Whether the answer must be differentiable.
+        taps: Attention hooks.
+        rows: Which rows of the flight are asked for, or None for all.
+    """
+
+    x: State
+    t: Time
+    span: tuple[Time, Time]
+    cond: Cond
+    kind: Kind = "velocity"
+    branches: tuple[tuple[Name, int], ...] = ()
+    memory: State | None = None
+    grad: bool = False
+    taps: tuple[Callable[..., Tensor], ...] = ()
+    rows: Tensor | None = None
+
+
+class Reply(NamedTuple):
+    """A network's answer and its new per-row memory."""
+
+    value: State
+    memory: State | None = None
+
+
+class Field(nn.Module):
+    r"""A velocity field $v(x, t \mid c)$ made of a network, a path and what the network predicts.
+
+    Args:
+        net: Called `net(x, t, **cond)` with t of shape (B,), float32 (float64 for a float64 net). It may declare
+            `conditions` (a set of names) and `null(name, rows)`, the value of a condition that is absent.
+        path: An `AffinePath`, `GeodesicPath` or `JointPath`, or the name of a schedule.
+        predicts: "velocity", "data", "noise", "score", "v_prediction" or "edm".
+        shift: The time shift k this field is trained and sampled with, t' = t / (t + k (1 - t)).
+        gaussian: Whether x0 ~ N(0, I) independently of x1; scores and SDEs need it.
+
+    Raises:
+        UnknownOptionError: If `predicts` is unknown.
+        OptionError: If the shift is not positive.
+
+    Example:
+        >>> class Straight(nn.Module):
+        ...     def forward(self, x, t):
+        ...         return torch.ones_like(x)
+        >>> field = Field(Straight())
+        >>> field(torch.zeros(2, 3), 0.5).mean(), field.data(torch.zeros(2, 3), 0.5).mean()
+        (tensor(1.), tensor(0.5000))
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        path: Path | str = "linear",
+        predicts: Kind = "velocity",
+        *,
+        shift: float = 1.0,
+        gaussian: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("predicts", predicts, KINDS)
+        if not shift > 0:
+            raise OptionError(f"shift must be positive, got {shift}.")
+        self.net = net
+        self.path: Path = AffinePath(path) if isinstance(path, str) else path
+        if isinstance(self.path, GeodesicPath):
+            check_choice("predicts on a geodesic path", predicts, ("velocity", "data"))
+        self.predicts: Kind = predicts
+        self.shift = shift
+        self.gaussian = gaussian
+        self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
+        self._meet_net()
+
+    def _meet_net(self) -> None:
+        """Remember the network's dtype and device: looking them up costs microseconds a call."""
+        first = next((p for p in self.net.parameters() if p.is_floating_point()), None)
+        self._dtype = first.dtype if first is not None else None
+        self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self._meet_net()
+        return self
+
+    @property
+    def finite(self) -> tuple[float, float]:
+        """Times between which a velocity formed from the head's output is finite."""
+        low = 1e-3 if self.predicts in ("noise", "score") else 0.0
+        high = {"data": 1 - 1e-5, "score": 1 - 1e-3}.get(self.predicts, 1.0)
+        if isinstance(self.path, AffinePath) and self.path.law.d_sigma(1.0) == -float("inf"):
+            high = min(high, 1 - 1e-5)
+        return low, high
+
+    edges: tuple[float, ...] = ()
+    """Times that no solver step should straddle (fields made of blocks have some)."""
+
+    def forward(self, x: State, t: Time, **cond: Tensor) -> State:
+        """The velocity at (x, t).
+
+        Args:
+            x: State, rows first.
+            t: A float, or (B,), in [0, 1]; or any prefix of x's shape; or a dict of these.
+            **cond: The network's conditions; an absent one takes its null value.
+
+        Raises:
+            ConditionError: For a condition the network does not know.
+            TimeError: For times of a wrong shape, integer times, or float times outside [0, 1].
+        """
+        return self._estimate("velocity", x, t, cond)
+
+    def data(self, x: State, t: Time, **cond: Tensor) -> State:
+        """The estimate of x1 given x_t = x."""
+        return self._estimate("data", x, t, cond)
+
+    def noise(self, x: State, t: Time, **cond: Tensor) -> State:
+        """The estimate of x0 given x_t = x."""
+        return self._estimate("noise", x, t, cond)
+
+    def score(self, x: State, t: Time, **cond: Tensor) -> State:
+        """The gradient of ln p_t at x.
+
+        Raises:
+            SourceNotGaussianError: If the source is not N(0, I) independent of the data.
+        """
+        return self._estimate("score", x, t, cond)
+
+    def _estimate(self, kind: Kind, x: State, t: Time, cond: Cond) -> State:
+        t = check_time(t, x)
+        return self.answer(Query(x, t, (t, t), cond, kind, grad=torch.is_grad_enabled())).value
+
+    def check_score(self) -> None:
+        """Raise `SourceNotGaussianError` where a score has no meaning."""
+        if not self.gaussian:
+            raise SourceNotGaussianError(
+                "A score (or an SDE, or classifier guidance) needs a source N(0, I) independent of the data; "
+                "this field was declared gaussian=False. Use an ODE solver."
+            )
+
+    def answer(self, q: Query) -> Reply:
+        """Answer a query of the loop; times and conditions are trusted."""
+        if q.kind == "score":
+            self.check_score()
+        cond = q.cond if q.cond.keys() == self.conditions else self.complete(q.cond, rows(q.x))
+        x = q.x
+        if self._dtype is not None and dtype_of(x) != self._dtype:
+            x = like(x, self._dtype)
+        t = self.door(q.t, q.x)
+        value = self.net(x, t, **cond, taps=q.taps) if q.taps else self.net(x, t, **cond)
+        if x is not q.x:
+            value = like(value, dtype_of(q.x))
+        if q.kind != self.predicts:
+            value = self.path.convert(value, q.x, q.t, self.predicts, q.kind)
+        return Reply(value)
+
+    def door(self, t: Time, x: State) -> Tensor | dict[str, Tensor]:
+        """Times as the network takes them: (B,) or more axes, float32, or float64 for a float64 network."""
+        if isinstance(t, float):
+            first = x if isinstance(x, Tensor) else next(iter(x.values()))
+            return torch.full((first.shape[0],), t, dtype=self._clock, device=first.device)
+        if isinstance(t, Tensor):
+            t = t.to(device=device_of(x), dtype=self._clock)
+            return t.expand(rows(x)) if t.ndim == 0 else t
+        return {n: self.door(v, x) for n, v in t.items()}  # type: ignore[misc]
+
+    def null(self, cond: Cond) -> Cond:
+        """The same conditions with every value null: the unconditional branch."""
+        return {name: self._null(name, len(value)) for name, value in cond.items()}
+
+    def _null(self, name: str, n: int) -> Tensor:
+        make = getattr(self.net, "null", None)
+        if make is None:
+            raise ConditionError(
+                f"The network has no null value for {name!r}. Give it a method null(name, rows), or the condition."
+            )
+        return make(name, n)  # type: ignore[no-any-return]
+
+    def complete(self, cond: Cond, n: int) -> Cond:
+        """Null values for absent conditions.
+
+        Raises:
+            ConditionError: For names that the network does not know.
+        """
+        unknown = sorted(cond.keys() - self.conditions)
+        if unknown:
+            known = ", ".join(sorted(self.conditions)) or "none"
+            raise ConditionError(f"Unknown condition {', '.join(unknown)}; this network takes: {known}.")
+        return {name: cond[name] if name in cond else self._null(name, n) for name in sorted(self.conditions)}
+
+    def memory(self, x: State) -> State | None:
+        """Per-row state to begin a trajectory with; plain networks have none."""
+        return None
+
+    def on(self, path: "AffinePath | str") -> "Field":
+        """This field moved to another affine path without retraining: same data estimate, same noise estimate.
+
+        Raises:
+            OptionError: If either path is not affine.
+        """
+        from rheos.core.change import OnPath
+
+        return OnPath(self, AffinePath(path) if isinstance(path, str) else path)
+
+    def extra_repr(self) -> str:
+        """What stands in print(field)."""
+        return f"path={self.path}, predicts={self.predicts!r}, shift={self.shift}, gaussian={self.gaussian}"
+
+
+def check_time(t: Time, x: State) -> Time:
+    """A user's time, checked: floats in [0, 1] as they are, tensors as float64.
+
+    Raises:
+        TimeError: For integers other than 0 and 1, values outside [0, 1] (floats only: a tensor on an accelerator
+            is not read), or a shape that is not a prefix of the state's.
+    """
+    if isinstance(t, dict):
+        return {n: check_time(v, x[n]) for n, v in t.items()}  # type: ignore[call-overload, misc]
+    if isinstance(t, Tensor):
+        if not t.is_floating_point():
+            raise TimeError(f"Times are floats in [0, 1], got dtype {t.dtype}. Divide a step index by its last step.")
+        shape = (x if isinstance(x, Tensor) else next(iter(x.values()))).shape
+        if t.ndim > len(shape) or any(a not in (1, b) for a, b in zip(t.shape, shape, strict=False)):
+            raise TimeError(f"t must be a number or have shape ({shape[0]},), got {tuple(t.shape)}.")
+        if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+            raise TimeError(f"Times lie in [0, 1], got values from {float(t.min())} to {float(t.max())}.")
+        return t.double()
+    if not 0 <= t <= 1:
+        raise TimeError(f"Times lie in [0, 1], got {t}. t = 0 is noise, t = 1 is data.")
+    return float(t)
+
+
+class Routed(Field):
+    """A field whose branches are answered by different fields: a weak model beside a strong one.
+
+    Args:
+        main: Answers every branch that no other claims.
+        **others: Field by the last part of a branch's name.
+
+    Raises:
+        OptionError: If the paths differ: their velocities could not be mixed.
+    """
+
+    def __init__(self, main: Field, **others: Field) -> None:
+        super().__init__(main.net, main.path, main.predicts, shift=main.shift, gaussian=main.gaussian)
+        for name, other in others.items():
+            if other.path != main.path:
+                raise OptionError(
+                    f"Field {name!r} lives on {other.path}, the main one on {main.path}. Move it: field.on(path)."
+                )
+        self.main = main
+        self.others = nn.ModuleDict(others)
+        self.conditions = main.conditions
+
+    def answer(self, q: Query) -> Reply:
+        """Send each branch to its field and put the replies back in order."""
+        if not any(name and name[-1] in self.others for name, _ in q.branches):
+            return self.main.answer(q)
+        values = []
+        for part, (name, _) in zip(spread_query(q), q.branches, strict=True):
+            one = self.others[name[-1]] if name and name[-1] in self.others else self.main  # type: ignore[index]
+            values.append(one.answer(part).value)  # type: ignore[operator]
+        return Reply(concat(values))
+
+
+def _cut_time(t: Time, sizes: list[int]) -> list[Time]:
+    if isinstance(t, Tensor) and t.ndim and t.shape[0] == sum(sizes):
+        return list(t.split(sizes))
+    if isinstance(t, dict):
+        parts = {n: _cut_time(v, sizes) for n, v in t.items()}
+        return [{n: p[i] for n, p in parts.items()} for i in range(len(sizes))]  # type: ignore[misc]
+    return [t] * len(sizes)
+
+
+def spread_query(q: Query) -> list[Query]:
+    """One query a branch."""
+    sizes = [n for _, n in q.branches]
+    x, t = split(q.x, sizes), _cut_time(q.t, sizes)
+    start, end = _cut_time(q.span[0], sizes), _cut_time(q.span[1], sizes)
+    cond = {name: v.split(sizes) for name, v in q.cond.items()}
+    memory = split(q.memory, sizes) if q.memory is not None else [None] * len(sizes)
+    return [
+        q._replace(
+            x=x[i],
+            t=t[i],
+            span=(start[i], end[i]),
+            cond={n: v[i] for n, v in cond.items()},
+            branches=(branch,),
+            memory=memory[i],
+        )
+        for i, branch in enumerate(q.branches)
+    ]
+
+
+def _row_time(t: Time, n: int, device: torch.device) -> Time:
+    if isinstance(t, dict):
+        return {k: _row_time(v, n, device) for k, v in t.items()}  # type: ignore[misc]
+    if isinstance(t, Tensor):
+        return t.to(device).expand(n, *t.shape[1:])
+    return torch.full((n,), t, dtype=torch.float64, device=device)
+
+
+def merge(queries: list[Query]) -> Query:
+    """Many requests at different times of their flows, joined into one network call.
+
+    Raises:
+        OptionError: If they ask different kinds, or for different taps, gradients or conditions.
+    """
+    first = queries[0]
+    if len(queries) == 1:
+        return first
+    for q in queries:
+        if (q.kind, q.grad, q.taps, q.cond.keys()) != (first.kind, first.grad, first.taps, first.cond.keys()):
+            raise OptionError("Only queries of one kind, with the same taps, gradient mode and conditions, can merge.")
+    device, sizes = device_of(first.x), [rows(q.x) for q in queries]
+
+    def times(pick: Callable[[Query], Time]) -> Time:
+        parts = [_row_time(pick(q), n, device) for q, n in zip(queries, sizes, strict=True)]
+        return concat(parts)  # type: ignore[arg-type]
+
+    return first._replace(
+        x=concat([q.x for q in queries]),
+        t=times(lambda q: q.t),
+        span=(times(lambda q: q.span[0]), times(lambda q: q.span[1])),
+        cond={name: torch.cat([q.cond[name] for q in queries]) for name in first.cond},
+        branches=tuple(((i, *name), n) for i, q in enumerate(queries) for name, n in q.branches),
+        memory=None if first.memory is None else concat([q.memory for q in queries]),  # type: ignore[misc]
+        rows=None,
+    )
+
+
+def spread(reply: Reply, queries: list[Query]) -> list[Reply]:
+    """Cut the reply to a merged query into the replies of its parts."""
+    sizes = [rows(q.x) for q in queries]
+    memory = split(reply.memory, sizes) if reply.memory is not None else [None] * len(sizes)
+    return [Reply(v, m) for v, m in zip(split(reply.value, sizes), memory, strict=True)]

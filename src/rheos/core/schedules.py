@@ -1,0 +1,392 @@
+r"""Schedules $\alpha(t), \sigma(t)$ of an affine path $x_t = \alpha_t x_1 + \sigma_t x_0$.
+
+Time runs from noise, t = 0, to data, t = 1; the papers' diffusion time is s = 1 - t. Every schedule gives
+both coefficients, their derivatives, the log signal-to-noise ratio $\lambda = \ln(\alpha / \sigma)$ and its
+inverse, for a Python float or a float64 tensor.
+
+Reference: The Principles of Diffusion Models, Lai et al. (2025), https://arxiv.org/abs/2510.21890
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from rheos.core import scalars as sc
+from rheos.core.errors import OptionError, check_choice
+from rheos.core.scalars import Scalar
+
+__all__ = ["EDM", "GVP", "VE", "VP", "Discrete", "Linear", "Schedule", "SubVP", "schedule"]
+
+
+class Schedule(ABC):
+    """Coefficients of an affine path; `lam` must be strictly increasing in t."""
+
+    @abstractmethod
+    def alpha(self, t: Scalar) -> Scalar:
+        """Weight of the data."""
+
+    @abstractmethod
+    def sigma(self, t: Scalar) -> Scalar:
+        """Weight of the source."""
+
+    @abstractmethod
+    def d_alpha(self, t: Scalar) -> Scalar:
+        """Derivative of alpha in t, positive or zero."""
+
+    @abstractmethod
+    def d_sigma(self, t: Scalar) -> Scalar:
+        """Derivative of sigma in t, negative."""
+
+    @abstractmethod
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        """The time at which ln(alpha / sigma) equals lam."""
+
+    def lam(self, t: Scalar) -> Scalar:
+        """Half the log signal-to-noise ratio, ln(alpha / sigma)."""
+        return sc.log(sc.divide(self.alpha(t), self.sigma(t)))
+
+    def wronskian(self, t: Scalar) -> Scalar:
+        """D = alpha' sigma - alpha sigma' = alpha sigma lambda' > 0."""
+        return self.d_alpha(t) * self.sigma(t) - self.alpha(t) * self.d_sigma(t)
+
+
+@final
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """alpha = t, sigma = 1 - (1 - sigma_min) t: rectified flow, flow matching.
+
+    Args:
+        sigma_min: Noise left at t = 1, in [0, 1).
+    """
+
+    sigma_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sigma_min < 1:
+            raise OptionError(f"sigma_min must lie in [0, 1), got {self.sigma_min}.")
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return t
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return 1.0 - (1.0 - self.sigma_min) * t
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return 0.0 * t + 1.0
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return 0.0 * t - (1.0 - self.sigma_min)
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        if self.sigma_min == 0:
+            return sc.sigmoid(lam)
+        return sc.where(lam > 0, 1 / (1 - self.sigma_min + sc.exp(-lam)), sc.exp(_low(lam)) / self._denominator(lam))
+
+    def _denominator(self, lam: Scalar) -> Scalar:
+        return 1 + (1 - self.sigma_min) * sc.exp(_low(lam))
+
+
+def _low(lam: Scalar) -> Scalar:
+    """lam cut at 0 from above, so that its exponential cannot overflow in the branch not taken."""
+    return lam.clamp(max=0.0) if isinstance(lam, torch.Tensor) else min(lam, 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class GVP(Schedule):
+    """alpha = sin(pi t / 2), sigma = cos(pi t / 2): variance preserving, "cosine"."""
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return sc.sin(t * (math.pi / 2))
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return sc.sin((1 - t) * (math.pi / 2))  # exactly zero at t = 1
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return self.sigma(t) * (math.pi / 2)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return self.alpha(t) * (-math.pi / 2)
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        if isinstance(lam, torch.Tensor):
+            return torch.atan(lam.exp()) * (2 / math.pi)
+        return math.atan(sc.exp(lam)) * (2 / math.pi)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _LinearBeta(Schedule):
+    """ln alpha = -s^2 (beta_max - beta_min) / 4 - s beta_min / 2 with s = 1 - t."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta_min < self.beta_max:
+            raise OptionError(f"betas need 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}.")
+
+    def _log_alpha(self, t: Scalar) -> Scalar:
+        s = 1 - t
+        return -0.25 * s * s * (self.beta_max - self.beta_min) - 0.5 * s * self.beta_min
+
+    def _beta(self, t: Scalar) -> Scalar:
+        return self.beta_min + (1 - t) * (self.beta_max - self.beta_min)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return sc.exp(self._log_alpha(t))
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return 0.5 * self._beta(t) * self.alpha(t)
+
+    def _t_of_log_alpha(self, log_alpha: Scalar) -> Scalar:
+        half = 0.5 * self.beta_min
+        return 1 + 2 * log_alpha / (half + sc.sqrt(half * half - (self.beta_max - self.beta_min) * log_alpha))
+
+
+@final
+@dataclass(frozen=True)
+class VP(_LinearBeta):
+    """Variance preserving with linear beta: sigma^2 = 1 - alpha^2.
+
+    Args:
+        beta_min: Noise rate at the data end.
+        beta_max: Noise rate at the noise end.
+
+    Reference: Score-Based Generative Modeling through SDEs, Song et al. (2021), eq. 32.
+    """
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return sc.sqrt(-sc.expm1(2 * self._log_alpha(t)))
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return -sc.divide(self.alpha(t) * self.d_alpha(t), self.sigma(t))
+
+    def lam(self, t: Scalar) -> Scalar:
+        return self._log_alpha(t) - 0.5 * sc.log(-sc.expm1(2 * self._log_alpha(t)))
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        return self._t_of_log_alpha(_log_alpha_vp(lam))
+
+
+def _log_alpha_vp(lam: Scalar) -> Scalar:
+    """ln alpha where alpha^2 + sigma^2 = 1: -ln(1 + e^{-2 lam}) / 2, stable on both sides."""
+    if isinstance(lam, torch.Tensor):
+        return -0.5 * torch.nn.functional.softplus(-2 * lam)
+    return -0.5 * (math.log1p(math.exp(-2 * lam)) if lam > 0 else -2 * lam + math.log1p(math.exp(2 * lam)))
+
+
+@final
+@dataclass(frozen=True)
+class SubVP(_LinearBeta):
+    """sigma = 1 - alpha^2 with the alpha of `VP`.
+
+    Args:
+        beta_min: Noise rate at the data end.
+        beta_max: Noise rate at the noise end.
+
+    Reference: Song et al. (2021), eq. 29.
+    """
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return -sc.expm1(2 * self._log_alpha(t))
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return -2 * self.alpha(t) * self.d_alpha(t)
+
+    def lam(self, t: Scalar) -> Scalar:
+        return self._log_alpha(t) - sc.log(-sc.expm1(2 * self._log_alpha(t)))
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        # alpha solves alpha / (1 - alpha^2) = e^lam, so ln alpha = -arsinh(e^{-lam} / 2)
+        if isinstance(lam, torch.Tensor):
+            return self._t_of_log_alpha(-torch.asinh(0.5 * (-lam).exp()))
+        return self._t_of_log_alpha(-math.asinh(0.5 * math.exp(min(-lam, 700.0))))
+
+
+@final
+@dataclass(frozen=True)
+class VE(Schedule):
+    """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^{1 - t}: variance exploding.
+
+    Args:
+        sigma_min: Noise at t = 1.
+        sigma_max: Noise at t = 0.
+
+    Reference: Song et al. (2021), eq. 30.
+    """
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return 0.0 * t + 1.0
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return sc.exp(math.log(self.sigma_min) + (1 - t) * math.log(self.sigma_max / self.sigma_min))
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return 0.0 * t
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return -self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
+
+    def lam(self, t: Scalar) -> Scalar:
+        return -math.log(self.sigma_min) - (1 - t) * math.log(self.sigma_max / self.sigma_min)
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        return 1 + (lam + math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
+
+
+@final
+@dataclass(frozen=True)
+class EDM(Schedule):
+    """alpha = 1, sigma(t) = (sigma_max^{1/rho} + t (sigma_min^{1/rho} - sigma_max^{1/rho}))^rho.
+
+    A uniform grid in t is the Karras grid.
+
+    Args:
+        sigma_min: Noise at t = 1.
+        sigma_max: Noise at t = 0.
+        rho: Curvature of the grid, at least 1.
+
+    Reference: Elucidating the Design Space, Karras et al. (2022), eq. 5.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        _check_sigmas(self.sigma_min, self.sigma_max)
+        if not self.rho >= 1:
+            raise OptionError(f"rho must be at least 1, got {self.rho}.")
+
+    def _root(self, t: Scalar) -> Scalar:
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return high + t * (low - high)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return 0.0 * t + 1.0
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self._root(t) ** self.rho
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return 0.0 * t
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        slope = self.sigma_min ** (1 / self.rho) - self.sigma_max ** (1 / self.rho)
+        return self.rho * slope * self._root(t) ** (self.rho - 1)
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        return (sc.exp(-lam / self.rho) - high) / (low - high)
+
+
+def _check_sigmas(low: float, high: float) -> None:
+    if not 0 < low < high < math.inf:
+        raise OptionError(f"sigmas need 0 < sigma_min < sigma_max, got {low} and {high}.")
+
+
+@final
+@dataclass(frozen=True)
+class Discrete(Schedule):
+    """A table of a K-step diffusion, alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar, linear in lambda between.
+
+    Step k (0 is nearly clean, K - 1 nearly noise) sits at t = 1 - k / (K - 1).
+
+    Args:
+        alpha_bar: K >= 2 numbers in (0, 1), strictly decreasing.
+
+    Reference: Denoising Diffusion Probabilistic Models, Ho et al. (2020).
+
+    Example:
+        >>> table = Discrete.ddpm(1000)
+        >>> table.index(0.0), table.index(1.0), round(table.alpha(1.0) ** 2, 4)
+        (999, 0, 0.9999)
+    """
+
+    alpha_bar: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        bar = (1.0, *self.alpha_bar, 0.0)
+        if len(self.alpha_bar) < 2 or any(a <= b for a, b in zip(bar, bar[1:], strict=False)):
+            raise OptionError("alpha_bar needs at least two numbers, strictly decreasing inside (0, 1).")
+        knots = [0.5 * (math.log(a) - math.log1p(-a)) for a in reversed(self.alpha_bar)]
+        object.__setattr__(self, "_knots", knots)
+
+    @classmethod
+    def ddpm(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> "Discrete":
+        """The linear-beta table of DDPM."""
+        bar, table = 1.0, []
+        for k in range(steps):
+            bar *= 1 - (beta_min + (beta_max - beta_min) * k / (steps - 1))
+            table.append(bar)
+        return cls(tuple(table))
+
+    def index(self, t: Scalar) -> Scalar:
+        """The nearest integer step of time t, for networks that want one."""
+        last = len(self.alpha_bar) - 1
+        if isinstance(t, torch.Tensor):
+            return ((1 - t) * last).round().long()
+        return round((1 - t) * last)
+
+    def _segment(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """lambda and its slope in t; outside [0, 1] the end segments go on."""
+        knots: list[float] = self._knots  # type: ignore[attr-defined]
+        last = len(knots) - 1
+        if isinstance(t, torch.Tensor):
+            table = torch.tensor(knots, dtype=torch.float64, device=t.device)
+            low = (t * last).floor().clamp(0, last - 1).long()
+            slope = (table[low + 1] - table[low]) * last
+            return table[low] + slope * (t - low / last), slope
+        k = min(max(math.floor(t * last), 0), last - 1)
+        rise = (knots[k + 1] - knots[k]) * last
+        return knots[k] + rise * (t - k / last), rise
+
+    def lam(self, t: Scalar) -> Scalar:
+        return self._segment(t)[0]
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return sc.sqrt(sc.sigmoid(2 * self.lam(t)))
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return sc.sqrt(sc.sigmoid(-2 * self.lam(t)))
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return self.alpha(t) * self.sigma(t) ** 2 * self._segment(t)[1]
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return -self.sigma(t) * self.alpha(t) ** 2 * self._segment(t)[1]
+
+    def t_of_lam(self, lam: Scalar) -> Scalar:
+        table = torch.tensor(self._knots, dtype=torch.float64)  # type: ignore[attr-defined]
+        last = len(table) - 1
+        value = torch.as_tensor(lam, dtype=torch.float64)
+        table = table.to(value.device)
+        low = (torch.searchsorted(table, value.contiguous(), right=True) - 1).clamp(0, last - 1)
+        t = (low + (value - table[low]) / (table[low + 1] - table[low])) / last
+        return t if isinstance(lam, torch.Tensor) else float(t)
+
+
+def schedule(name: "str | Schedule") -> Schedule:
+    """A schedule by its usual name, with its usual constants; a `Schedule` passes through.
+
+    Raises:
+        UnknownOptionError: With near names.
+
+    Example:
+        >>> schedule("linear")
+        Linear(sigma_min=0.0)
+    """
+    if isinstance(name, Schedule):
+        return name
+    leaves = {"linear": Linear, "gvp": GVP, "cosine": GVP, "vp": VP, "sub-vp": SubVP, "ve": VE, "edm": EDM}
+    check_choice("schedule", name, [*leaves, "ddpm"])
+    return Discrete.ddpm() if name == "ddpm" else leaves[name]()  # type: ignore[abstract]

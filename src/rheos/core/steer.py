@@ -1,0 +1,112 @@
+"""What guidance and editing methods owe the sampling loop: a few optional hooks around one step.
+
+Several steers form an onion: `branches` expand inwards (the network is asked several things at once),
+`velocity` folds outwards. A steer keeps no state of its own; what it must remember lives in `view.own`, plain
+data a row, so that requests with different scales can share a network call.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from rheos.core.base import Cond
+from rheos.core.draws import Draws
+from rheos.core.field import Name
+from rheos.core.paths import Kind, Path, Time
+from rheos.core.state import State
+
+__all__ = ["HOOKS", "Branch", "Steer", "View"]
+
+HOOKS = ("begin", "rounds", "branches", "velocity", "clean", "state", "end")
+
+
+class Branch(NamedTuple):
+    """One of the things asked of the network at once.
+
+    Args:
+        x: State, rows first.
+        cond: Conditions of the same rows.
+    """
+
+    x: State
+    cond: Cond
+
+
+class View:
+    """What a hook sees of the trajectory.
+
+    Attributes:
+        x: The state that the network is (or was) asked at.
+        t: Its time.
+        span: The interval being stepped over.
+        i: Index of the interval; an integer, or int64 (B,) for joined requests.
+        n: Number of intervals, likewise.
+        round: Which repeat of the interval this is.
+        cond: Conditions, rows first.
+        kind: What the values passed to `velocity` are.
+        path: The path of the field.
+        null: From conditions to their null values.
+        draws: Keyed noise, a stream a row.
+        own: This steer's numbers and memory: assign to it to remember.
+    """
+
+    __slots__ = ("cond", "draws", "i", "kind", "n", "null", "own", "path", "round", "span", "t", "x")
+
+    x: State
+    t: Time
+    span: tuple[Time, Time]
+    i: int | Tensor
+    n: int | Tensor
+    round: int
+    cond: Cond
+    kind: Kind
+    path: Path
+    null: Callable[[Cond], Cond]
+    draws: Draws
+    own: dict[str, Any]
+
+    def convert(self, value: State, src: Kind, dst: Kind) -> State:
+        """Between kinds of prediction at (x, t)."""
+        return self.path.convert(value, self.x, self.t, src, dst)
+
+
+class Steer:
+    """Optional hooks around one step; override the ones you need."""
+
+    kind: ClassVar[Kind | None] = None
+    """The kind of prediction that `velocity` wants; None: any, for hooks that are affine in it."""
+    branching: ClassVar[bool] = False
+    """Whether `clean` differentiates through the network, so that queries must carry gradients."""
+
+    @property
+    def numbers(self) -> dict[str, float | Tensor]:
+        """Numbers that may differ between joined requests; found again in `view.own`."""
+        return {}
+
+    def begin(self, view: View) -> None:
+        """Before the first step; fill `view.own`."""
+
+    def rounds(self, view: View) -> int:
+        """How often the coming interval is walked; after each but the last the state is noised back."""
+        return 1
+
+    def branches(self, view: View, branches: dict[Name, Branch]) -> dict[Name, Branch]:
+        """Replace each branch by those it needs, named by longer names."""
+        return branches
+
+    def velocity(self, view: View, values: dict[Name, State]) -> dict[Name, State]:
+        """Fold the values of the own branches back into one a name."""
+        return values
+
+    def clean(self, view: View, x1: State) -> State:
+        """Change the data estimate."""
+        return x1
+
+    def state(self, view: View, start: State, end: State, velocity: State) -> State:
+        """Change the state at the end of an accepted interval, seen with its start and last network value."""
+        return end
+
+    def end(self, view: View, x: State) -> State:
+        """Change the finished sample."""
+        return x

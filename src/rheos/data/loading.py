@@ -1,0 +1,157 @@
+"""`load`: one call for every source."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rheos.core.errors import DataError, OptionError, check_choice
+from rheos.data.arrays import load_arrays, load_file
+from rheos.data.builtin import BUILTIN
+from rheos.data.dataset import Data
+from rheos.data.recipe import Range, Recipe
+from rheos.data.toys import TOYS, toy
+
+__all__ = ["SOURCES", "Source", "load"]
+
+SOURCES = (*BUILTIN, *TOYS)
+
+Source = str | os.PathLike[str] | Data | Tensor | np.ndarray[Any, Any] | Mapping[str, object] | Sequence[Any] | None
+
+
+def load(
+    source: Source,
+    *,
+    size: int | None = None,
+    flip: bool | None = None,
+    limit: int | None = None,
+    colour: str | None = None,
+    split: str | Sequence[Any] | None = None,
+    conditions: Sequence[str] | None = None,
+    range: Range | Sequence[float] | str | None = None,  # noqa: A002
+    skip_corrupt: bool = False,
+    download: bool = False,
+) -> Data:
+    """Read a set of samples into memory.
+
+    The keywords are plain values, each one fact, so that `load(**data.spec)` reads the same set again; one that the
+    source cannot obey is an error.
+
+    Args:
+        source: A name of `SOURCES`; a folder of pictures; a .npy or .npz file; an array or tensor; a mapping of arrays
+            like an .npz; a list of Pillow pictures; a `Data`; or "hf:NAME" of the Hugging Face hub.
+        size: Pictures of size × size: the shorter side is scaled, the centre cropped.
+        flip: Let batches mirror pictures at random; default False.
+        limit: At most so many rows, each class in proportion; of toys and photos exactly so many are made.
+        colour: "rgb" or "grey"; default: as the source has it.
+        split: "train" or "held_out" for nine or one tenth of the rows, or (part, fraction, seed).
+        conditions: Columns that batches carry; default: "label" where there is one.
+        range: (low, high) of a user's numbers, or "raw" for numbers to be delivered as they are.
+        skip_corrupt: Leave out a folder's unreadable pictures, with a note, instead of stopping.
+        download: Allow "hf:" sources to use the network.
+
+    Raises:
+        UnknownOptionError: If a name is unknown; near names are listed.
+        OptionError: If an option is out of its range, or the source has no use for it.
+        DataError: If the source cannot be read; `NonFiniteError`, `ShapeError` and `ConditionError` say which rows.
+        MissingExtraError: If a source needs an optional package.
+
+    Example:
+        >>> data = load("digits", size=16, limit=100)
+        >>> data
+        Data('digits': 100 × (1, 16, 16) uint8, 10 classes)
+        >>> load(**data.spec).fingerprint == data.fingerprint
+        True
+    """
+    recipe = Recipe(None, size, flip, limit, colour, range, split, conditions, skip_corrupt, download)  # type: ignore[arg-type]
+    given = isinstance(source, Data)
+    _refuse_idle(source, recipe)
+    data = source if isinstance(source, Data) else _read(source, recipe)
+    made = data.about.recipe
+    data = data if limit is None else data.limit(limit)
+    data = data if colour is None else data.recolour(colour)
+    data = data if size is None else data.resize(size)
+    data = data if recipe.split is None else _part(data, recipe.split)
+    if not given:
+        data = replace(data, about=replace(data.about, recipe=made))
+    if flip is not None:
+        data = replace(data, flip=flip)
+    return data if recipe.conditions is None else replace(data, conditions=recipe.conditions)
+
+
+def _read(source: object, recipe: Recipe) -> Data:
+    """The whole set; readers that can, obey size, colour and limit while reading."""
+    if isinstance(source, str) and (source in SOURCES or source.startswith("hf:")):
+        recipe = replace(recipe, source=source)
+        if source in BUILTIN:
+            return BUILTIN[source](recipe)
+        if source in TOYS:
+            made = toy(source) if recipe.limit is None else toy(source, recipe.limit)
+            return replace(made, about=replace(made.about, recipe=recipe))
+        from rheos.data.hub import load_hub
+
+        return load_hub(source.removeprefix("hf:"), recipe)
+    if isinstance(source, str | os.PathLike):
+        return _read_path(source, recipe)
+    if isinstance(source, Tensor | np.ndarray):
+        return load_arrays({"x": source}, recipe, "array")
+    if isinstance(source, Mapping):
+        return load_arrays(source, recipe)
+    if isinstance(source, list | tuple) and source:
+        from PIL import Image
+
+        from rheos.data.pictures import stack
+
+        if all(isinstance(p, Image.Image) for p in source):
+            x, notes = stack(source, recipe.size, recipe.colour)
+            data = load_arrays({"x": x}, recipe, "pictures")
+            return replace(data, about=replace(data.about, notes=(*notes, *data.notes)))
+    if source is None:
+        raise DataError(
+            "This set was made in memory, so it cannot be read again. "
+            "Make it once more, or keep it with rheos.data.save and load that file."
+        )
+    raise DataError(
+        f"Data cannot be read from {type(source).__name__}. "
+        "Give a name, a path, an array, a mapping of arrays, or a list of Pillow pictures."
+    )
+
+
+def _read_path(source: str | os.PathLike[str], recipe: Recipe) -> Data:
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, str) and os.sep not in source and not path.suffix:
+            check_choice("source", source, SOURCES)
+        raise DataError(f"There is no file or folder {path}.", path=path)
+    recipe = replace(recipe, source=str(path.resolve()))
+    if path.is_dir():
+        from rheos.data.folder import load_folder
+
+        return load_folder(path, recipe)
+    if path.suffix not in (".npy", ".npz"):
+        raise DataError(f"{path} is neither a folder of pictures nor a .npy or .npz file.", path=path)
+    return load_file(path, recipe)
+
+
+def _refuse_idle(source: object, recipe: Recipe) -> None:
+    """Raise if an option is set that this kind of source would ignore."""
+    named = isinstance(source, str) and (source in SOURCES or source.startswith("hf:"))
+    path = isinstance(source, str | os.PathLike) and not named
+    folder = path and Path(source).expanduser().is_dir()  # type: ignore[arg-type]
+    arrays = isinstance(source, Tensor | np.ndarray | Mapping) or (path and not folder)
+    if recipe.range is not None and not arrays:
+        raise OptionError("range is only for arrays, .npy and .npz files; other sources know their own.")
+    if recipe.skip_corrupt and not folder:
+        raise OptionError("skip_corrupt is only for folders of pictures.")
+    if recipe.download and not (isinstance(source, str) and source.startswith("hf:")):
+        raise OptionError("download is only for hf: sources; nothing else uses the network.")
+
+
+def _part(data: Data, split: str | tuple[str, float, int]) -> Data:
+    part, fraction, seed = (split, 0.1, 0) if isinstance(split, str) else split
+    train, held_out = data.split(fraction, seed)
+    return train if part == "train" else held_out

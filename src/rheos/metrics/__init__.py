@@ -1,0 +1,45 @@
+"""Figures that say how good samples are, how straight the flow is, and what it cost.
+
+Two sets of rows: `frechet`, `kernel_distance`, `mmd`, `wasserstein`, `sliced_wasserstein`, `prdc`, each with a
+`standard_error`. Trajectories: `straightness`, `path_energy`, `transport_cost`, `turning`, `curvature`. Pictures
+against references: `psnr`, `ssim`. Cost: `Nfe`. All compute in float64.
+"""
+
+from rheos.metrics.gaussian import frechet, frechet_gaussians
+from rheos.metrics.jackknife import Estimate, standard_error
+from rheos.metrics.kernels import kernel_distance, median_bandwidth, mmd
+from rheos.metrics.neighbours import Prdc, prdc
+from rheos.metrics.nfe import Nfe
+from rheos.metrics.pictures import psnr, ssim
+from rheos.metrics.trajectories import (
+    curvature,
+    normalised_path_energy,
+    path_energy,
+    straightness,
+    transport_cost,
+    turning,
+)
+from rheos.metrics.transport import sliced_wasserstein, wasserstein
+
+__all__ = [
+    "Estimate",
+    "Nfe",
+    "Prdc",
+    "curvature",
+    "frechet",
+    "frechet_gaussians",
+    "kernel_distance",
+    "median_bandwidth",
+    "mmd",
+    "normalised_path_energy",
+    "path_energy",
+    "prdc",
+    "psnr",
+    "sliced_wasserstein",
+    "ssim",
+    "standard_error",
+    "straightness",
+    "transport_cost",
+    "turning",
+    "wasserstein",
+]

@@ -1,0 +1,154 @@
+r"""Dormand-Prince 5(4) with a step size a row.
+
+Every row has its own step, accepted or refused by its own error, so a sample does not depend on its batch mates.
+An interval of the grid is complete when all rows have reached its end.
+
+Reference: Dormand & Prince (1980); step control: Hairer, Norsett, Wanner (1993), II.4.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from rheos.core.errors import OptionError, StepSizeError
+from rheos.core.paths import Time
+from rheos.core.solver import DONE, Ask, Solver, SolverState, weighted
+from rheos.core.state import State, device_of, is_finite, map_state, rows, where_rows
+
+__all__ = ["DormandPrince"]
+
+_A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DormandPrince(Solver):
+    """Adaptive order 5 with an embedded order 4.
+
+    Args:
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        most: Most attempts an interval.
+
+    Raises:
+        OptionError: For tolerances that are not positive.
+        StepSizeError: In a solve whose tolerance cannot be met; names row, time, step and error.
+    """
+
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    most: int = 2000
+
+    order = 5
+    evaluations = 7
+    adaptive = True
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol > 0):
+            raise OptionError(f"Tolerances need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}.")
+
+    def init(self, x: State) -> SolverState:
+        """No step yet."""
+        return {**super().init(x), "h": None, "at": None, "tries": 0}
+
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval; rows carry their step on from the last one."""
+        like, n = device_of(s["x"]), rows(s["x"])
+        clock = torch.as_tensor(t, dtype=torch.float64, device=like).expand(n)
+        return {**s, "t": t, "end": end, "stage": 0, "at": clock, "k": (), "first": None, "tries": 0}
+
+    def _step(self, s: SolverState) -> Tensor:
+        """The signed step of each row; zero for rows that wait at the end."""
+        left = torch.as_tensor(s["end"], dtype=torch.float64, device=s["at"].device) - s["at"]
+        return left.sign() * torch.minimum(s["h"], left.abs())
+
+    def ask(self, s: SolverState) -> Ask:
+        """The velocity at the next stage, a clock a row."""
+        j, span = s["stage"], (s["t"], s["end"])
+        if j == 0:
+            return Ask(s["x"], s["at"], span, "velocity")
+        h = self._step(s)
+        return Ask(weighted(s["x"], h, _A[j], s["k"]), self._clip(s["at"] + _C[j] * h), span, "velocity")
+
+    def _clip(self, t: Tensor) -> Tensor:
+        return t.clamp(self.finite[0], self.finite[1])
+
+    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
+        """Take a stage; after the seventh, accept or refuse row by row."""
+        if s["stage"] == 0:
+            h = s["h"] if s["h"] is not None else self._first_step(s, value)
+            return {**s, "k": (value,), "h": h, "stage": 1}
+        k = (*s["k"], value)
+        if len(k) < 7:
+            return {**s, "k": k, "stage": len(k)}
+        return self._judge(s, k)
+
+    def _judge(self, s: SolverState, k: tuple[State, ...]) -> SolverState:
+        h = self._step(s)
+        x = weighted(s["x"], h, _A[6], k[:6])
+        error = weighted(map_state(torch.zeros_like, x), h, _ERROR, k)
+        norm = self._norm(error, s["x"], x)
+        norm = torch.where(is_finite(x), norm, torch.inf)
+        good = norm <= 1
+        factor = (0.9 * norm.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+        moving = h != 0
+        size = torch.where(moving, h.abs() * torch.where(good, factor, factor.clamp(max=0.9)), s["h"])
+        at = torch.where(good, s["at"] + h, s["at"])
+        end = torch.as_tensor(s["end"], dtype=torch.float64, device=at.device).expand_as(at)
+        at = torch.where((end - at).abs() < 1e-12, end, at)
+        self._complain(s, size, at, norm, good)
+        s = {
+            **s,
+            "x": where_rows(good, x, s["x"]),
+            "k": (where_rows(good, k[6], k[0]),),  # first same as last
+            "at": at,
+            "h": size,
+            "tries": s["tries"] + 1,
+            "stage": 1,
+        }
+        return {**s, "k": (), "stage": DONE} if bool((at == end).all()) else s
+
+    def _norm(self, error: State, before: State, after: State) -> Tensor:
+        """Root mean square of error / tolerance, a row."""
+
+        def part(e: Tensor, a: Tensor, b: Tensor) -> Tensor:
+            size = self.atol + self.rtol * torch.maximum(a.abs(), b.abs())
+            return (e / size).flatten(1).double().square()
+
+        terms = map_state(part, error, before, after)
+        return (terms if isinstance(terms, Tensor) else torch.cat(list(terms.values()), 1)).mean(1).sqrt()
+
+    def _first_step(self, s: SolverState, v: State) -> Tensor:
+        """Hairer's guess: 0.01 |x| / |v| in the tolerance's norm."""
+        zero = map_state(torch.zeros_like, v)
+        size, slope = self._norm(s["x"], s["x"], zero), self._norm(v, s["x"], zero)
+        h = torch.where((size < 1e-5) | (slope < 1e-5), 1e-3, 0.01 * size / slope.clamp(min=1e-300))
+        return h.clamp(1e-6, 0.1)
+
+    def _complain(self, s: SolverState, size: Tensor, at: Tensor, norm: Tensor, good: Tensor) -> None:
+        """Raise when a row's step underflows, or the attempts run out."""
+        stuck = (size < 1e-10) & ~good
+        if not bool(stuck.any()) and s["tries"] < self.most:
+            return
+        row = int(stuck.nonzero()[0]) if bool(stuck.any()) else int(norm.argmax())
+        raise StepSizeError(
+            f"The adaptive solver is stuck in row {row} at t = {float(at[row]):.6g}: step {float(size[row]):.3g}, "
+            f"error {float(norm[row]):.3g} tolerances, after {s['tries'] + 1} attempts. "
+            "Loosen rtol and atol, or use a fixed-step solver such as 'heun'.",
+            row=row,
+            t=float(at[row]),
+            step=float(size[row]),
+            norm=float(norm[row]),
+        )

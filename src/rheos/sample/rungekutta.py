@@ -1,0 +1,157 @@
+r"""Explicit Runge-Kutta methods on the velocity.
+
+$k_j = v(x + h \sum_l a_{jl} k_l,\; t + c_j h)$, $x' = x + h \sum_j b_j k_j$. On a curved space the increment is a
+tangent at x that the exponential map walks along, which keeps the order up to two.
+
+Reference: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I (1993), II.1.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from rheos.core.paths import Path, Time
+from rheos.core.solver import DONE, Ask, Solver, SolverState, Weights, combination, elapsed, weighted
+from rheos.core.state import State, scale
+
+__all__ = ["HEUN", "MIDPOINT", "RALSTON", "RK3", "RK4", "Euler", "RungeKutta", "Tableau"]
+
+
+@final
+@dataclass(frozen=True)
+class Tableau:
+    """Butcher's tableau of an explicit method.
+
+    Args:
+        name: The method's usual name.
+        order: Order of convergence.
+        a: Rows of the strictly lower triangle, the first one empty.
+        b: Weights.
+        c: Nodes.
+        open: Weights of order two or less that leave out the last stage, for an interval at whose end the velocity
+            is not finite; empty where no stage stands at the end.
+    """
+
+    name: str
+    order: int
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+    open: tuple[float, ...] = ()
+
+
+MIDPOINT = Tableau("midpoint", 2, ((), (0.5,)), (0.0, 1.0), (0.0, 0.5))
+HEUN = Tableau("heun", 2, ((), (1.0,)), (0.5, 0.5), (0.0, 1.0), (1.0, 0.0))
+RALSTON = Tableau("ralston", 2, ((), (2 / 3,)), (0.25, 0.75), (0.0, 2 / 3))
+RK3 = Tableau(
+    "rk3", 3, ((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6), (0.0, 0.5, 1.0), (0.0, 1.0, 0.0)
+)
+RK4 = Tableau(
+    "rk4",
+    4,
+    ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    (0.0, 0.5, 0.5, 1.0),
+    (0.0, 0.5, 0.5, 0.0),
+)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Euler(Solver):
+    """x' = x + h v(x, t), on any space.
+
+    Example:
+        >>> Euler().order, Euler().evaluations
+        (1, 1)
+    """
+
+    affine = False
+
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        return {"x": s["x"], "t": t, "end": end, "stage": 0}
+
+    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
+        """Move along the velocity."""
+        v = value if lead is None else lead
+        t, end, x = s["t"], s["end"], s["x"]
+        if type(x) is Tensor and type(t) is float and self.path.flat:
+            return {"x": torch.add(x, v, alpha=end - t), "t": t, "end": end, "stage": DONE}  # type: ignore[arg-type]
+        return {**s, "x": walk(self.path, x, elapsed(t, end), (1.0,), (v,)), "stage": DONE}
+
+
+def walk(path: Path, x: State, h: Time, weights: Weights, values: tuple[State, ...]) -> State:
+    """From x along h sum_j weights_j values_j, by the exponential map where the space is curved."""
+    return weighted(x, h, weights, values) if path.flat else path.space.move(x, scale(h, combination(weights, values)))
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RungeKutta(Solver):
+    """An explicit Runge-Kutta method.
+
+    In an interval at whose end the velocity is not finite (a data head at t = 1) the stage there is left out and
+    the tableau's `open` weights are used: Heun becomes Euler, RK4 a second-order method.
+
+    Args:
+        tableau: The method.
+
+    Example:
+        >>> RungeKutta(tableau=HEUN).evaluations
+        2
+    """
+
+    tableau: Tableau = MIDPOINT
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Order of convergence."""
+        return self.tableau.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Network calls a step."""
+        return len(self.tableau.b)
+
+    @property
+    def affine(self) -> bool:  # type: ignore[override]
+        """Above order two only flat spaces are stepped correctly."""
+        return self.tableau.order > 2
+
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        return {"x": s["x"], "t": t, "end": end, "stage": 0, "k": ()}
+
+    def ask(self, s: SolverState) -> Ask:
+        """The velocity at the next stage."""
+        t, end, j = s["t"], s["end"], s["stage"]
+        if j == 0:
+            return Ask(s["x"], t, (t, end), "velocity")
+        h, c = elapsed(t, end), self.tableau.c[j]
+        at: Time
+        if c != 1.0:
+            at = {n: t[n] + c * h[n] for n in t} if isinstance(t, dict) else t + c * h  # type: ignore[index, operator]
+        else:
+            at = end.clamp(max=self.finite[1]) if isinstance(end, Tensor) else end
+        return Ask(walk(self.path, s["x"], h, self.tableau.a[j], s["k"]), at, (t, end), "velocity")
+
+    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
+        """Take the stage's velocity; after the last one, move."""
+        k = (*s["k"], value)
+        weights = self._weights(s["end"])
+        if len(k) < len(weights):
+            return {**s, "k": k, "stage": len(k)}
+        return {**s, "x": walk(self.path, s["x"], elapsed(s["t"], s["end"]), weights, k), "k": (), "stage": DONE}
+
+    def _weights(self, end: Time) -> Weights:
+        """The weights of an interval that ends there; a row of its own for each row's own clock."""
+        b, short, high = self.tableau.b, self.tableau.open, self.finite[1]
+        if not short or isinstance(end, dict):
+            return b
+        if isinstance(end, float):
+            return short[:-1] if end > high else b
+        beyond = end > high
+        return tuple(torch.where(beyond, p, q).double() for p, q in zip(short, b, strict=True))
