@@ -50,7 +50,7 @@ class Plan:
 
 PLANS = {
     "digits": Plan(sides=(8,), width=24, epochs=60, floor=0.97),
-    "mnist5k": Plan(sides=(16, 20, 24, 28, 32), width=24, epochs=40, floor=0.97),
+    "mnist5k": Plan(sides=(16, 20, 24, 28, 32), width=24, epochs=32, floor=0.97),
     "emoji": Plan(sides=(16, 24, 32), width=32, epochs=60, floor=0.75, flip=True, background=1.0, balance=0.5),
 }
 
@@ -109,7 +109,10 @@ def train(name: str, plan: Plan) -> tuple[FeatureNet, FeatureNetInfo]:
         optimizer.step()
         schedule.step()
         if (step + 1) % (steps // 5) == 0:
-            print(f"{name}: step {step + 1} of {steps}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                f"{name}: step {step + 1} of {steps}, loss {loss.item():.3f}, {time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
 
     measured = {side: accuracy(net, *whole(held)) for side, (_, held) in parts.items()}
     return net, FeatureNetInfo(
@@ -142,7 +145,9 @@ def main() -> None:
         path = args.out / f"{name}.safetensors"
         save_feature_net(path, net, info)
         balanced = ", ".join(f"{v:.4f}" for v in info.balanced_accuracy.values())
-        print(f"{info}; mean over classes {balanced}; {info.parameters} parameters; {path.stat().st_size} bytes in {path}")
+        print(
+            f"{info}; mean over classes {balanced}; {info.parameters} parameters; {path.stat().st_size} bytes in {path}"
+        )
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class Source(ABC):
     gaussian: bool = False
     """Whether it is N(0, I) independent of the data."""
 
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """Columns of the batch that are used up here and not passed on to the network."""
+        return ()
+
     @abstractmethod
     def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
         """Source rows for data rows of the shape of `like`."""

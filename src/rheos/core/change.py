@@ -30,7 +30,7 @@ class OnPath(Field):
     def __init__(self, field: Field, path: AffinePath) -> None:
         if not isinstance(field.path, AffinePath):
             raise OptionError(f"Only an affine path can be changed, this field lives on {type(field.path).__name__}.")
-        super().__init__(field.net, path, "velocity", gaussian=field.gaussian)
+        super().__init__(field.net, path, "velocity", gaussian=field.gaussian, shape=field.shape)
         self.base = field
         self.native: AffinePath = field.path
         self.target = path

@@ -94,7 +94,7 @@ class ExactOT(Coupling):
 @final
 @dataclass(frozen=True)
 class Sinkhorn(Coupling):
-    r"""Pairs drawn from the batch's entropic plan, $\pi_{ij} \propto e^{(f_i + g_j - c_{ij})/\varepsilon}$, c squared distance.
+    r"""Pairs of an entropic plan, $\pi_{ij} \propto e^{(f_i + g_j - c_{ij})/\varepsilon}$, c the squared distance.
 
     Every data row is used exactly once: for data row j a source row is drawn from $\pi(i \mid j)$, never a pair
     from the whole plan, which would repeat some data rows and drop others of each batch. What that leaves open
@@ -257,12 +257,14 @@ def check_pairs(law: Coupling) -> None:
         >>> check_pairs(ExactOT())
         Traceback (most recent call last):
         ...
-        rheos.core.errors.OptionError: The data come in pairs, which ExactOT would choose anew. Use GivenPairs().
+        rheos.core.errors.OptionError: ExactOT would re-couple data that come in pairs. Use GivenPairs().
     """
+    while isinstance(law, PerCondition):
+        law = law.law
     if law.accepts_pairs:
         return
     hint = ", or Gibbs(on_pairs=True) to weigh them on purpose" if isinstance(law, Gibbs) else ""
-    raise OptionError(f"The data come in pairs, which {type(law).__name__} would choose anew. Use GivenPairs(){hint}.")
+    raise OptionError(f"{type(law).__name__} would re-couple data that come in pairs. Use GivenPairs(){hint}.")
 
 
 def coupling(name: str | Coupling) -> Coupling:

@@ -73,6 +73,8 @@ class Field(nn.Module):
         predicts: "velocity", "data", "noise", "score", "v_prediction" or "edm".
         shift: The time shift k this field is trained and sampled with, t' = t / (t + k (1 - t)).
         gaussian: Whether x0 ~ N(0, I) independently of x1; scores and SDEs need it.
+        shape: One sample's shape; training fills it in.
+        value_range: Lowest and highest value of the data, where it has such; training fills it in.
 
     Raises:
         UnknownOptionError: If `predicts` is unknown.
@@ -95,6 +97,8 @@ class Field(nn.Module):
         *,
         shift: float = 1.0,
         gaussian: bool = True,
+        shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         check_choice("predicts", predicts, KINDS)
@@ -107,6 +111,8 @@ class Field(nn.Module):
         self.predicts: Kind = predicts
         self.shift = shift
         self.gaussian = gaussian
+        self.shape = tuple(shape) if shape is not None else None
+        self.value_range = value_range
         self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
         self._meet_net()
 
@@ -279,7 +285,9 @@ class Routed(Field):
     """
 
     def __init__(self, main: Field, **others: Field) -> None:
-        super().__init__(main.net, main.path, main.predicts, shift=main.shift, gaussian=main.gaussian)
+        super().__init__(
+            main.net, main.path, main.predicts, shift=main.shift, gaussian=main.gaussian, shape=main.shape
+        )
         for name, other in others.items():
             if other.path != main.path:
                 raise OptionError(

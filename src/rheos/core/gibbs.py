@@ -93,7 +93,7 @@ def calibrate(costs: Float64[Tensor, " n"], share: float = 0.5) -> float:
         raise NonFiniteError("The pilot's costs hold a NaN or an infinity; check source, data and cost.")
     c = (costs - costs.min()).cpu()
     spread = float(c.mean())
-    tied = float((c == 0).double().mean())
+    tied = float((c <= 1e-6 * costs.abs().max().cpu()).double().mean())  # float32 states round their costs
     if tied >= share:
         raise OptionError(
             f"{tied:.0%} of the pilot's pairs tie for the lowest cost, so no epsilon keeps a share of {share:g}. "
@@ -310,9 +310,11 @@ class Tilted(Source):
     def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
         """Resample one candidate a row."""
         n = rows(like)
-        drawn = concat([self.base(like, cond, draws.fold("candidate", k)) for k in range(self.candidates)])
-        costs = all_costs(drawn, self.data, self.gibbs.cost)
-        log = log_mean_exp(costs / -float(self.gibbs.epsilon), 1).reshape(self.candidates, n).T
+        drawn = [self.base(like, cond, draws.fold("candidate", k)) for k in range(self.candidates)]
+        log = torch.stack([self._log_tilt(x) for x in drawn], 1)
         u = draws.uniform("pick", shape=(1,)).to(log.device)
         pick = torch.searchsorted(log.softmax(1).cumsum(1), u).squeeze(1).clamp_(max=self.candidates - 1)
-        return select(drawn, pick * n + torch.arange(n, device=pick.device))
+        return select(concat(drawn), pick * n + torch.arange(n, device=pick.device))
+
+    def _log_tilt(self, x: State) -> Tensor:
+        return log_mean_exp(all_costs(x, self.data, self.gibbs.cost) / -float(self.gibbs.epsilon), 1)

@@ -54,11 +54,11 @@ class GaussianMixtureField(Field):
         path: AffinePath | str = "linear",
         labels: Tensor | list[int] | None = None,
     ) -> None:
-        super().__init__(nn.Identity(), path, "velocity")
         m = torch.as_tensor(means, dtype=torch.float64)
         s = torch.as_tensor(stds, dtype=torch.float64)
         if m.ndim != 2 or s.shape not in ((len(m),), m.shape):
             raise ShapeError(f"means are (K, D) and stds (K,) or (K, D), got {tuple(m.shape)} and {tuple(s.shape)}.")
+        super().__init__(nn.Identity(), path, "velocity", shape=(m.shape[1],))
         w = torch.ones(len(m), dtype=torch.float64) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
         if w.shape != (len(m),) or not bool((w > 0).all()) or not bool((s > 0).all()):
             raise OptionError(f"weights (K,) and stds must be positive, got weights {w.tolist()}.")
@@ -68,7 +68,6 @@ class GaussianMixtureField(Field):
         classes = torch.zeros(len(m), dtype=torch.int64) if labels is None else torch.as_tensor(labels)
         self.register_buffer("classes", classes)
         self.conditions = frozenset() if labels is None else frozenset({"label"})
-        self.shape = (m.shape[1],)
 
     @classmethod
     def fit(cls, x: Float[Tensor, "n *d"], components: int = 10, path: AffinePath | str = "linear", seed: int = 0) -> Self:

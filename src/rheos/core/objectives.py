@@ -122,8 +122,13 @@ class FlowMatching:
 
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "FlowMatching":
         """Fix what the coupling measures on a pilot batch."""
-        x0 = self.source(x1, cond, draws.fold("source"))
+        x0, cond = self._sources(x1, cond, draws)
         return replace(self, coupling=self.coupling.prepare(x0, x1, cond, draws.fold("coupling")))
+
+    def _sources(self, x1: State, cond: Cond, draws: Draws) -> tuple[State, Cond]:
+        """Source rows, and the conditions that are left for the network."""
+        x0 = self.source(x1, cond, draws.fold("source"))
+        return x0, {name: v for name, v in cond.items() if name not in self.source.consumes}
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Draw sources, couple, draw times, drop conditions.
@@ -134,7 +139,7 @@ class FlowMatching:
         n = rows(x1)
         if len(draws) != n:
             raise ShapeError(f"draws have {len(draws)} rows for a batch of {n}.")
-        x0 = self.source(x1, cond, draws.fold("source"))
+        x0, cond = self._sources(x1, cond, draws)
         pairs = self.coupling(x0, x1, cond, draws.fold("coupling"))
         law = self.times if field.shift == 1.0 else ShiftedTime(self.times, field.shift)  # type: ignore[arg-type]
         t = law.sample(n, draws.fold("times"))  # type: ignore[union-attr]

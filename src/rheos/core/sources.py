@@ -23,6 +23,7 @@ class Gaussian(Source):
         std: Standard deviation, positive.
 
     Example:
+        >>> import torch
         >>> noise = Gaussian()(torch.empty(4, 2), {}, Draws(torch.arange(4)))
         >>> torch.equal(Gaussian()(torch.empty(1, 2), {}, Draws(torch.tensor([2]))), noise[2:3])
         True
@@ -82,6 +83,7 @@ class Dataset(Source):
         OptionError: If there are none.
 
     Example:
+        >>> import torch
         >>> Dataset(torch.tensor([[5.0]]))(torch.empty(2, 1), {}, Draws(torch.arange(2))).flatten()
         tensor([5., 5.])
     """
@@ -113,9 +115,16 @@ class FromCondition(Source):
 
     Args:
         name: The condition, of the data's row shape.
+        keep: Whether the network gets the column as a condition too.
     """
 
     name: str
+    keep: bool = False
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The column, unless it is kept."""
+        return () if self.keep else (self.name,)
 
     def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
         """The column, cast to the dtype and device of `like`.

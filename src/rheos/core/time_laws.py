@@ -2,7 +2,7 @@ r"""Laws of one training time on [0, 1], with t = 0 at the noise and t = 1 at th
 
 A law is its quantile function: a sample is the quantile of one uniform number a row, so stratified and
 antithetic numbers serve every law. Papers whose t = 1 is the noise have their asymmetric laws mirrored here:
-m of a logit-normal changes its sign.
+the mean of a logit-normal changes its sign.
 """
 
 import math
@@ -89,30 +89,30 @@ class UniformTime(OneTime):
 @final
 @dataclass(frozen=True)
 class LogitNormal(OneTime):
-    """logit t ~ N(m, s^2): most of training in the middle.
+    """logit t ~ N(mean, std^2): most of training in the middle.
 
     Args:
-        m: Location; positive favours the data end (papers with t = 1 at the noise: -m).
-        s: Scale, positive.
+        mean: Location; positive favours the data end (papers with t = 1 at the noise: -mean).
+        std: Scale, positive.
 
     Reference: Stable Diffusion 3, Esser et al. (2024), https://arxiv.org/abs/2403.03206, section 3.1.
     """
 
-    m: float = 0.0
-    s: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("s", self.s)
-        _finite("m", self.m)
+        positive("std", self.std)
+        _finite("mean", self.mean)
 
     def quantile(self, u: Float[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-        """Sigmoid of m + s z with z the normal quantile."""
-        return torch.sigmoid(self.m + self.s * torch.special.ndtri(u.double()))
+        """Sigmoid of mean + std z with z the normal quantile."""
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.double()))
 
     def density(self, t: Float[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
         """Normal density of logit t, over t (1 - t)."""
         r = _open(t)
-        return inside(t, _phi((r.logit() - self.m) / self.s) / (self.s * r * (1 - r)))
+        return inside(t, _phi((r.logit() - self.mean) / self.std) / (self.std * r * (1 - r)))
 
 
 @final

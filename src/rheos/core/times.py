@@ -33,7 +33,7 @@ from rheos.core.time_laws import (
 
 __all__ = [
     "Antithetic", "BetaTime", "CosMap", "EDMTime", "LogitNormal", "ModeTime", "OneTime", "PerVariable",
-    "PiecewiseTime", "ShiftedTime", "Stratified", "TwoTimes", "UShape", "UniformTime", "times",
+    "PiecewiseTime", "ShiftedTime", "Stratified", "TwoTimes", "UShape", "UniformTime", "shifted", "times",
 ]  # fmt: skip
 
 
@@ -197,6 +197,29 @@ class TwoTimes(TimeDistribution):
         return torch.stack((torch.minimum(first, second), torch.maximum(first, second)), 1)
 
 
+def shifted(law: str | TimeDistribution, k: float) -> TimeDistribution:
+    """Any law with each of its times shifted, t' = t / (t + k (1 - t)); k = 1 changes nothing.
+
+    Raises:
+        OptionError: If k is not positive, or the law is none of this module's.
+
+    Example:
+        >>> shifted(TwoTimes("uniform"), 3.0)
+        TwoTimes(inner=ShiftedTime(inner=UniformTime(stratified=False), k=3.0), equal=0.0)
+    """
+    positive("k", k)
+    whole = times(law)
+    if k == 1.0:
+        return whole
+    if isinstance(whole, OneTime):
+        return ShiftedTime(whole, k)
+    if isinstance(whole, TwoTimes):
+        return TwoTimes(ShiftedTime(whole.inner, k), whole.equal)
+    if isinstance(whole, PerVariable):
+        return PerVariable({name: ShiftedTime(one, k) for name, one in whole.laws.items()})
+    raise OptionError(f"{type(whole).__name__} does not say how to shift its times by k={k:g}. Shift them inside it.")
+
+
 def times(name: str | TimeDistribution) -> TimeDistribution:
     """A law by name with its usual constants; a `TimeDistribution` passes through.
 
@@ -205,7 +228,7 @@ def times(name: str | TimeDistribution) -> TimeDistribution:
 
     Example:
         >>> times("logit-normal")
-        LogitNormal(m=0.0, s=1.0)
+        LogitNormal(mean=0.0, std=1.0)
     """
     return name if isinstance(name, TimeDistribution) else _one(name)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Float64
 from torch import Tensor
 
 from rheos.core import scalars as sc
@@ -24,6 +23,8 @@ from rheos.core.scalars import Scalar
 
 __all__ = ["SNR", "EDMWeight", "Likelihood", "Matched", "MinSNR", "One", "Sigmoid", "Weight", "matched", "weight"]
 
+Times = Tensor | dict[str, Tensor]
+
 
 class Weight(ABC):
     """A positive factor of a row's loss, by its time."""
@@ -32,19 +33,19 @@ class Weight(ABC):
     """The kind whose squared error the factor multiplies; None: whichever the loss is formed on."""
 
     @abstractmethod
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
-        """The factor of the squared error of the kind `on`."""
+    def __call__(self, t: Times, path: Path) -> Tensor:
+        """The factor of the squared error of the kind `on`, float64, of the shape of t."""
 
-    def factor(self, t: Float[Tensor, "*b"], path: Path, kind: Kind) -> Float64[Tensor, "*b"]:
+    def factor(self, t: Times, path: Path, kind: Kind) -> Tensor:
         """The factor of the squared error of `kind` that makes the same loss.
 
         Args:
-            t: Times inside (0, 1).
+            t: Times inside (0, 1); a dict, one time a variable, only where the factor does not depend on it.
             path: An `AffinePath`, unless the factor does not depend on it.
             kind: What the loss is formed on.
 
         Raises:
-            OptionError: If the path is not affine.
+            OptionError: If the path is not affine, or there is more than one time a row.
         """
         value = self(t, path)
         return value if self.on is None or self.on == kind else value * _ratio(t, path, self.on, kind)
@@ -55,9 +56,9 @@ class Weight(ABC):
 class One(Weight):
     """No weight."""
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """Ones."""
-        return torch.ones_like(t, dtype=torch.float64)
+        return torch.ones_like(t if isinstance(t, Tensor) else next(iter(t.values())), dtype=torch.float64)
 
 
 @final
@@ -81,7 +82,7 @@ class Matched(Weight):
         check_choice("src", self.src, KINDS)
         check_choice("dst", self.dst, KINDS)
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the mean square of `dst`."""
         return _ratio(t, path, self.src, self.dst)
 
@@ -98,9 +99,9 @@ class SNR(Weight):
 
     on = "data"
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the data estimate."""
-        return _tensor(_snr(t, path), t)
+        return _snr(t, path)
 
 
 @final
@@ -121,9 +122,9 @@ class MinSNR(Weight):
         if not self.gamma > 0:
             raise OptionError(f"gamma must be positive, got {self.gamma}.")
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the data estimate."""
-        return _tensor(_snr(t, path), t).clamp(max=self.gamma)
+        return _snr(t, path).clamp(max=self.gamma)
 
 
 @final
@@ -138,9 +139,9 @@ class EDMWeight(Weight):
 
     on = "data"
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the data estimate."""
-        return _tensor(_snr(t, path), t) + _affine(path).sigma_data ** -2
+        return _snr(t, path) + _level(t, path)[1].sigma_data ** -2
 
 
 @final
@@ -156,9 +157,9 @@ class Likelihood(Weight):
 
     on = "noise"
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the noise estimate."""
-        return _tensor(_slope(t, path), t)
+        return _slope(t, path)
 
 
 @final
@@ -179,32 +180,37 @@ class Sigmoid(Weight):
         if not abs(self.b) < float("inf"):
             raise OptionError(f"b must be finite, got {self.b}.")
 
-    def __call__(self, t: Float[Tensor, "*b"], path: Path) -> Float64[Tensor, "*b"]:
+    def __call__(self, t: Times, path: Path) -> Tensor:
         """The factor on the noise estimate."""
-        lam = _affine(path).law.lam(t.double())
-        return _tensor(sc.sigmoid(self.b - 2 * lam) * _slope(t, path), t)
+        s, affine = _level(t, path)
+        return sc.sigmoid(self.b - 2 * affine.law.lam(s)) * _slope(t, path)  # ln SNR = 2 lambda
 
 
-def _affine(path: Path) -> AffinePath:
-    if not isinstance(path, AffinePath):
-        raise OptionError(f"Weights by noise level need an AffinePath, got {type(path).__name__}. Use weight='one'.")
-    return path
+def _level(t: Times, path: Path) -> tuple[Tensor, AffinePath]:
+    """Float64 times and their path, where a row has one noise level."""
+    if not isinstance(path, AffinePath) or not isinstance(t, Tensor):
+        came = type(path).__name__ if isinstance(t, Tensor) else f"times by variable, {sorted(t)}"
+        raise OptionError(
+            f"Weights by noise level need an AffinePath and one time a row, got {came}. Use weight='one'."
+        )
+    return t.double(), path
 
 
-def _snr(t: Tensor, path: Path) -> Scalar:
-    law = _affine(path).law
-    return sc.divide(law.alpha(t.double()), law.sigma(t.double())) ** 2
+def _snr(t: Times, path: Path) -> Tensor:
+    s, affine = _level(t, path)
+    return _tensor(sc.divide(affine.law.alpha(s), affine.law.sigma(s)) ** 2, s)
 
 
-def _slope(t: Tensor, path: Path) -> Scalar:
+def _slope(t: Times, path: Path) -> Tensor:
     """The slope lambda' = D / (alpha sigma)."""
-    law, s = _affine(path).law, t.double()
-    return sc.divide(law.wronskian(s), law.alpha(s) * law.sigma(s))
+    s, affine = _level(t, path)
+    return _tensor(sc.divide(affine.law.wronskian(s), affine.law.alpha(s) * affine.law.sigma(s)), s)
 
 
-def _ratio(t: Tensor, path: Path, src: Kind, dst: Kind) -> Tensor:
+def _ratio(t: Times, path: Path, src: Kind, dst: Kind) -> Tensor:
     """|error of src|^2 / |error of dst|^2: the square of c_v in src = c_x x + c_v dst."""
-    return _tensor(_affine(path).coefficients(t.double(), dst, src)[1], t).square()
+    s, affine = _level(t, path)
+    return _tensor(affine.coefficients(s, dst, src)[1], s).square()
 
 
 def _tensor(value: Scalar, t: Tensor) -> Tensor:

@@ -7,22 +7,24 @@ vectors are delivered as they are. Files are read without pickle, so an array of
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rheos.core.errors import ConditionError, DataError, ShapeError
 from rheos.data.dataset import About, Column, Data
 from rheos.data.ranges import check_finite, check_within
-from rheos.data.recipe import Range, Recipe
+from rheos.data.recipe import Range, Recipe, read_range
 
 __all__ = ["labels_from_names", "load_arrays", "load_file", "save"]
 
-Array = Tensor | np.ndarray[Any, Any]
+Array = Tensor | NDArray[Any]
 
 _SAMPLES = ("x", "images", "image", "data")
 _LABELS = ("label", "labels", "y")
@@ -36,15 +38,13 @@ def load_file(path: Path, recipe: Recipe) -> Data:
         DataError: If the file is truncated, foreign, or holds Python objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-        else:
-            arrays = {"x": loaded}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            named = isinstance(loaded, np.lib.npyio.NpzFile)
+            arrays = {name: loaded[name] for name in loaded.files} if named else {"x": loaded}
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.", path=path) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             raise DataError(
                 f"{path} holds Python objects, or is no numpy file at all; pickles are never loaded. "
@@ -70,23 +70,26 @@ def load_arrays(arrays: Mapping[str, object], recipe: Recipe, name: str = "array
         NonFiniteError: If a number is NaN or infinite.
         ConditionError: If labels are negative, not whole numbers, or out of range.
     """
-    meta = json.loads(str(arrays[_META])) if _META in arrays else {}
+    meta = _meta(arrays[_META], name) if _META in arrays else {}
     given = {k: v for k, v in arrays.items() if k != _META}
     key = next((k for k in _SAMPLES if k in given), None)
     if key is None:
         raise DataError(f"{name} has no samples: give them the name 'x' (found: {', '.join(given) or 'nothing'}).")
-    declared = recipe.range if recipe.range is not None or "range" not in meta else _declared(meta)
+    declared = recipe.range if recipe.range is not None or not meta else read_range(meta["range"] or "raw")
     x, about = _samples(_tensor(given.pop(key), key), declared, name)
     columns: dict[str, Column] = {}
     names = tuple(str(n) for n in meta.get("class_names", ()))
+    if len(twice := [k for k in given if k in _LABELS]) > 1:
+        raise DataError(f"{name} has labels twice, under {' and '.join(twice)}; keep one, or rename the other.")
     for k, value in given.items():
-        if len(value) != len(x):  # type: ignore[arg-type]
-            raise DataError(f"The column {k!r} has {len(value)} rows, but there are {len(x)} samples.")  # type: ignore[arg-type]
+        rows = len(value) if isinstance(value, Sized) and getattr(value, "ndim", True) else 1
+        if rows != len(x):
+            raise DataError(f"The column {k!r} has {rows} rows, but there are {len(x)} samples.")
         if k in _LABELS:
             columns["label"], names = _labels(value, names)
         else:
             columns[k] = _column(value, k)
-    about = About(str(meta.get("name", name)), names, about.range, about.delivers, about.notes, recipe)
+    about = About(meta.get("name", name), names, about.range, about.delivers, about.notes, recipe)
     return Data(x, columns, about)
 
 
@@ -128,8 +131,13 @@ def labels_from_names(labels: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
     return torch.tensor([place[label] for label in labels], dtype=torch.int64), names
 
 
-def _declared(meta: Mapping[str, Any]) -> Range | str:
-    return "raw" if meta["range"] is None else (float(meta["range"][0]), float(meta["range"][1]))
+def _meta(entry: object, name: str) -> dict[str, Any]:
+    """What `save` wrote beside the numbers."""
+    try:
+        meta = json.loads(str(entry))
+        return {"name": str(meta["name"]), "class_names": list(meta["class_names"]), "range": meta["range"]}
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{name} has an entry 'rheos' that rheos did not write; rename it.") from None
 
 
 def _tensor(value: object, name: str) -> Tensor:

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-import torch
-
 from rheos.core.errors import DataError
 from rheos.data.arrays import labels_from_names
 from rheos.data.dataset import Column
@@ -34,7 +32,7 @@ def describe(folder: Path, files: Sequence[str]) -> Words:
     - `metadata.csv`: a column file_name (relative path), caption or text, label; other columns stay text.
     - `captions.txt`: a line a picture, path and caption separated by a tab or the first comma.
     - `NAME.txt` beside `NAME.png`: its caption.
-    - Without labels in metadata.csv, two or more subfolders become the classes, in sorted order.
+    - Without labels in metadata.csv, two or more subfolders become the classes, in sorted order (numbers as numbers).
 
     Args:
         folder: The pictures' folder.
@@ -67,7 +65,7 @@ def describe(folder: Path, files: Sequence[str]) -> Words:
         tops = [f.partition("/")[0] if "/" in f else "" for f in files]
         found = sorted(set(tops))
         if len(found) >= 2 and "" not in found:
-            columns["label"], names = torch.tensor([found.index(t) for t in tops]), tuple(found)
+            columns["label"], names = labels_from_names(tops)
         elif len(found) >= 2:
             notes.append("Some pictures lie outside the subfolders, so the subfolders were not taken as classes.")
     return Words(columns, names, tuple(notes))

@@ -106,7 +106,9 @@ class Data:
             _check_labels(self.columns["label"], self.classes)
         for name in self.conditions or ():
             if not self.columns:
-                raise ConditionError(f"The set {self.name!r} has no columns, so it cannot carry the condition {name!r}.")
+                raise ConditionError(
+                    f"The set {self.name!r} has no columns, so it cannot carry the condition {name!r}."
+                )
             check_choice("condition", name, self.columns)
             if not isinstance(self.columns[name], Tensor):
                 raise ConditionError(

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from rheos.core.errors import DataError
@@ -47,7 +48,8 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
     bad: dict[int, str] = {}
     headers = _headers(folder, files, keep, bad)
     good = [i for i in keep if i not in bad]
-    _stop_at_bad(folder, files, bad, len(keep), recipe.skip_corrupt)
+    if not good:
+        _stop_at_bad(folder, files, bad, len(keep), recipe.skip_corrupt)
     heads = [h for i in good if (h := headers[i]) is not None]
     channels = pictures.channels_of(heads, recipe.colour)
     shape, notes = pictures.common_shape(heads, recipe.size, channels)
@@ -123,7 +125,7 @@ def _header(path: Path, bad: dict[int, str], i: int) -> pictures.Header | None:
         return None
 
 
-def _decode(path: Path, x: np.ndarray, k: int, bad: dict[int, str], i: int) -> None:
+def _decode(path: Path, x: NDArray[np.uint8], k: int, bad: dict[int, str], i: int) -> None:
     try:
         with Image.open(path) as picture:
             x[k] = pictures.decode(picture, x.shape[1], (x.shape[2], x.shape[3]))

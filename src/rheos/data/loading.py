@@ -13,18 +13,16 @@ from rheos.core.errors import DataError, OptionError, check_choice
 from rheos.data.arrays import load_arrays, load_file
 from rheos.data.builtin import BUILTIN
 from rheos.data.dataset import Data
-from rheos.data.recipe import Range, Recipe
+from rheos.data.recipe import Recipe, Split, read_conditions, read_range, read_split
 from rheos.data.toys import TOYS, toy
 
-__all__ = ["SOURCES", "Source", "load"]
+__all__ = ["SOURCES", "load"]
 
 SOURCES = (*BUILTIN, *TOYS)
 
-Source = str | os.PathLike[str] | Data | Tensor | np.ndarray[Any, Any] | Mapping[str, object] | Sequence[Any] | None
-
 
 def load(
-    source: Source,
+    source: object,
     *,
     size: int | None = None,
     flip: bool | None = None,
@@ -32,7 +30,7 @@ def load(
     colour: str | None = None,
     split: str | Sequence[Any] | None = None,
     conditions: Sequence[str] | None = None,
-    range: Range | Sequence[float] | str | None = None,  # noqa: A002
+    range: Sequence[float | int] | str | None = None,  # noqa: A002
     skip_corrupt: bool = False,
     download: bool = False,
 ) -> Data:
@@ -67,7 +65,8 @@ def load(
         >>> load(**data.spec).fingerprint == data.fingerprint
         True
     """
-    recipe = Recipe(None, size, flip, limit, colour, range, split, conditions, skip_corrupt, download)  # type: ignore[arg-type]
+    parts, names = read_split(split), read_conditions(conditions)
+    recipe = Recipe(None, size, flip, limit, colour, read_range(range), parts, names, skip_corrupt, download)
     given = isinstance(source, Data)
     _refuse_idle(source, recipe)
     data = source if isinstance(source, Data) else _read(source, recipe)
@@ -151,7 +150,7 @@ def _refuse_idle(source: object, recipe: Recipe) -> None:
         raise OptionError("download is only for hf: sources; nothing else uses the network.")
 
 
-def _part(data: Data, split: str | tuple[str, float, int]) -> Data:
+def _part(data: Data, split: Split) -> Data:
     part, fraction, seed = (split, 0.1, 0) if isinstance(split, str) else split
     train, held_out = data.split(fraction, seed)
     return train if part == "train" else held_out

@@ -6,15 +6,16 @@ become RGB; another shape is reached by scaling the shorter side (Lanczos) and c
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from rheos.core.errors import DataError
 from rheos.data.resizing import fit
 
-__all__ = ["Header", "common_shape", "decode", "header", "stack"]
+__all__ = ["Header", "channels_of", "common_shape", "decode", "header", "stack"]
 
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
@@ -32,7 +33,8 @@ class Header(NamedTuple):
 def header(picture: Image.Image) -> Header:
     """Size and colour of an opened picture; nothing is decoded."""
     width, height = picture.size
-    if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
+    tagged = picture.format != "PNG" or "exif" in picture.info  # else asking a PNG for its tags decodes it
+    if tagged and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
     return Header(height, width, picture.mode in _GREY)
 
@@ -74,7 +76,7 @@ def common_shape(headers: Sequence[Header], size: int | None, channels: int) -> 
     return shape, notes
 
 
-def decode(picture: Image.Image, channels: int, shape: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def decode(picture: Image.Image, channels: int, shape: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 (channels, height, width) of an opened picture.
 
     Args:
@@ -113,9 +115,7 @@ def _plain(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def stack(
-    pictures: Sequence[Image.Image], size: int | None, colour: str | None
-) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[str]]:
+def stack(pictures: Sequence[Image.Image], size: int | None, colour: str | None) -> tuple[NDArray[np.uint8], list[str]]:
     """Pillow pictures as uint8 (N, C, H, W), and notes; grey only if all are, unless a colour is asked for."""
     headers = [header(p) for p in pictures]
     channels = channels_of(headers, colour)

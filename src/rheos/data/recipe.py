@@ -7,9 +7,10 @@ from typing import Any, final
 
 from rheos.core.errors import OptionError, check_choice
 
-__all__ = ["Range", "Recipe", "check_fraction"]
+__all__ = ["Range", "Recipe", "Split", "check_fraction", "read_conditions", "read_range", "read_split"]
 
-Range = tuple[float, float]
+Range = tuple[float | int, float | int]
+Split = str | tuple[str, float, int]
 
 
 def check_fraction(fraction: float) -> None:
@@ -54,7 +55,7 @@ class Recipe:
     limit: int | None = None
     colour: str | None = None
     range: Range | str | None = None
-    split: str | tuple[str, float, int] | None = None
+    split: Split | None = None
     conditions: tuple[str, ...] | None = None
     skip_corrupt: bool = False
     download: bool = False
@@ -64,12 +65,6 @@ class Recipe:
         _check_count("limit", self.limit)
         if self.colour is not None:
             check_choice("colour", self.colour, ("rgb", "grey"))
-        object.__setattr__(self, "range", _range(self.range))
-        object.__setattr__(self, "split", _split(self.split))
-        if self.conditions is not None:
-            if isinstance(self.conditions, str):
-                raise OptionError(f"conditions must be a list of column names, got {self.conditions!r}; write a list.")
-            object.__setattr__(self, "conditions", tuple(self.conditions))
 
     def spec(self) -> dict[str, Any]:
         """The values that differ from their defaults, ready for JSON; `load(**spec)` reads the set again."""
@@ -78,7 +73,15 @@ class Recipe:
         return {"source": self.source} | kept
 
 
-def _range(value: object) -> Range | str | None:
+def read_conditions(value: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Column names from a list, as a user or JSON gives it."""
+    if isinstance(value, str):
+        raise OptionError(f"conditions must be a list of column names, got {value!r}; write a list.")
+    return None if value is None else tuple(value)
+
+
+def read_range(value: object) -> Range | str | None:
+    """A range from two numbers, as a user or JSON gives them; "raw" and None stay."""
     if value is None or value == "raw":
         return value if value is None else "raw"
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
@@ -88,7 +91,8 @@ def _range(value: object) -> Range | str | None:
     raise OptionError(f'range must be (low, high) with low < high, or "raw", got {value!r}.')
 
 
-def _split(value: object) -> str | tuple[str, float, int] | None:
+def read_split(value: object) -> Split | None:
+    """A split from a part's name, or from (part, fraction, seed), as a user or JSON gives it."""
     if value is None:
         return None
     if isinstance(value, str):

@@ -2,15 +2,18 @@
 
 Two sets of rows: `frechet`, `kernel_distance`, `mmd`, `wasserstein`, `sliced_wasserstein`, `prdc`, each with a
 `standard_error`. Trajectories: `straightness`, `path_energy`, `transport_cost`, `turning`, `curvature`. Pictures
-against references: `psnr`, `ssim`. Cost: `Nfe`. All compute in float64.
+against references: `psnr`, `ssim`. Cost: `Nfe`. All compute in float64. Feature nets: `features`; a table's row of
+figures in one call: `quality`.
 """
 
+from rheos.metrics.features import FeatureExtractor, FeatureNetInfo, features
 from rheos.metrics.gaussian import frechet, frechet_gaussians
 from rheos.metrics.jackknife import Estimate, standard_error
 from rheos.metrics.kernels import kernel_distance, median_bandwidth, mmd
 from rheos.metrics.neighbours import Prdc, prdc
 from rheos.metrics.nfe import Nfe
 from rheos.metrics.pictures import psnr, ssim
+from rheos.metrics.report import Quality, quality
 from rheos.metrics.trajectories import (
     curvature,
     normalised_path_energy,
@@ -23,9 +26,13 @@ from rheos.metrics.transport import sliced_wasserstein, wasserstein
 
 __all__ = [
     "Estimate",
+    "FeatureExtractor",
+    "FeatureNetInfo",
     "Nfe",
     "Prdc",
+    "Quality",
     "curvature",
+    "features",
     "frechet",
     "frechet_gaussians",
     "kernel_distance",
@@ -35,6 +42,7 @@ __all__ = [
     "path_energy",
     "prdc",
     "psnr",
+    "quality",
     "sliced_wasserstein",
     "ssim",
     "standard_error",

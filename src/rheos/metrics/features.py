@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rheos.core.errors import (
@@ -26,6 +26,7 @@ from rheos.core.errors import (
     ShapeError,
     check_choice,
 )
+from rheos.nets import FeatureNet
 
 __all__ = ["NAMES", "FeatureExtractor", "FeatureNetInfo", "features", "load_feature_net", "save_feature_net"]
 
@@ -82,7 +83,9 @@ class FeatureExtractor:
         chunk: Rows a call.
     """
 
-    def __init__(self, net: Callable[..., Any], name: str, info: FeatureNetInfo | None = None, chunk: int = 512) -> None:
+    def __init__(
+        self, net: Callable[..., Any], name: str, info: FeatureNetInfo | None = None, chunk: int = 512
+    ) -> None:
         if chunk < 1:
             raise OptionError(f"chunk must be at least 1, got {chunk}.")
         self.net, self.name, self.info, self.chunk = net, name, info, chunk
@@ -102,8 +105,6 @@ class FeatureExtractor:
             DataError: Integers or 0..255 for a loaded net.
             NonFiniteError: NaN or infinite numbers for a loaded net.
         """
-        from rheos.nets import FeatureNet
-
         out = self._run(self.net.features if isinstance(self.net, FeatureNet) else self.net, x)
         return out.reshape(len(out), -1)
 
@@ -113,8 +114,6 @@ class FeatureExtractor:
         Raises:
             OptionError: For a callable of your own, which has features only.
         """
-        from rheos.nets import FeatureNet
-
         if not isinstance(self.net, FeatureNet):
             raise OptionError(
                 f"The feature net {self.name!r} has no classes, so nothing can be recognised by it. "
@@ -122,7 +121,7 @@ class FeatureExtractor:
             )
         return self._run(self.net, x)
 
-    def accuracy(self, x: Shaped[Tensor, "_n *_d"], label: Int64[Tensor, " _n2"]) -> float:
+    def accuracy(self, x: Shaped[Tensor, "_n *_d"], label: Shaped[Tensor, " _n2"]) -> float:
         """Fraction of rows recognised as their label, in [0, 1]. Larger is better.
 
         It flatters blurred averages of a class, so report recall or coverage beside it.
@@ -132,7 +131,9 @@ class FeatureExtractor:
             OptionError: For a callable of your own, which has no classes.
         """
         if label.shape != (len(x),) or label.is_floating_point():
-            raise ConditionError(f"{len(x)} pictures need integer labels ({len(x)},), got {label.dtype} {tuple(label.shape)}.")
+            raise ConditionError(
+                f"{len(x)} pictures need integer labels ({len(x)},), got {label.dtype} {tuple(label.shape)}."
+            )
         logits = self.logits(x)
         if len(label) and not 0 <= int(label.min()) <= int(label.max()) < logits.shape[1]:
             raise ConditionError(
@@ -195,15 +196,13 @@ def features(
     return FeatureExtractor(source, name or getattr(source, "__name__", type(source).__name__), None, chunk)
 
 
-def load_feature_net(path: Path) -> tuple[nn.Module, FeatureNetInfo]:
+def load_feature_net(path: Path) -> tuple[FeatureNet, FeatureNetInfo]:
     """The net in evaluation mode, and what is known of it; no pickle is read.
 
     Raises:
         CheckpointError: A file that is missing, truncated, or no feature net.
     """
     from safetensors import SafetensorError, safe_open
-
-    from rheos.nets import FeatureNet
 
     try:
         with safe_open(path, "pt") as file:
@@ -215,7 +214,9 @@ def load_feature_net(path: Path) -> tuple[nn.Module, FeatureNetInfo]:
         net.load_state_dict(weights)
         info = _info(json.loads(header["info"]))
     except FileNotFoundError:
-        raise CheckpointError(f"There is no feature net at {path}. Known names: {', '.join(NAMES)}.", path=path) from None
+        raise CheckpointError(
+            f"There is no feature net at {path}. Known names: {', '.join(NAMES)}.", path=path
+        ) from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
@@ -224,7 +225,7 @@ def load_feature_net(path: Path) -> tuple[nn.Module, FeatureNetInfo]:
     return net.eval().requires_grad_(False), info
 
 
-def save_feature_net(path: Path, net: nn.Module, info: FeatureNetInfo) -> None:
+def save_feature_net(path: Path, net: FeatureNet, info: FeatureNetInfo) -> None:
     """Write weights, configuration and info as one safetensors file, under a temporary name first.
 
     Args:
@@ -261,7 +262,9 @@ def _pictures(x: Tensor, info: FeatureNetInfo) -> Tensor:
             "Rescale bytes with x / 127.5 - 1."
         )
     if not x.isfinite().all():
-        raise NonFiniteError(f"{int((~x.flatten(1).isfinite().all(1)).sum())} of {len(x)} pictures hold NaN or infinite numbers.")
+        raise NonFiniteError(
+            f"{int((~x.flatten(1).isfinite().all(1)).sum())} of {len(x)} pictures hold NaN or infinite numbers."
+        )
     return x.to(torch.float32).clamp(-1.0, 1.0)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from rheos.metrics.features import FeatureExtractor
@@ -65,7 +65,7 @@ def quality(
     real: Shaped[Tensor, "_m *_d2"],
     features: FeatureExtractor | str | Callable[..., Any],
     k: int = 5,
-    label: Int64[Tensor, " _n2"] | None = None,
+    label: Shaped[Tensor, " _n2"] | None = None,
     groups: int = 20,
 ) -> Quality:
     """All figures of fake against real samples in the features of one net.

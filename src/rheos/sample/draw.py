@@ -35,6 +35,7 @@ class Solution:
         times: The grid.
         seeds: int64 (B,): the seed of each row.
         path: States at the grid's times, stacked (N + 1, B, ...), when a trace was asked for.
+        source: The states at times[0].
     """
 
     x: State
@@ -43,6 +44,7 @@ class Solution:
     times: tuple[float, ...]
     seeds: Tensor
     path: State | None = None
+    source: State | None = None
 
 
 def drive(loop: Loop, field: Field, flight: Flight, watch: Callable[[Flight], None] | None = None) -> tuple[Flight, int]:
@@ -170,7 +172,7 @@ def solve(
     path = None
     if trace:
         path = map_state(lambda *parts: torch.stack(parts), *states)
-    return Solution(flight.x, calls, counted.rows, grid, seeds, path)
+    return Solution(flight.x, calls, counted.rows, grid, seeds, path, x)
 
 
 class _Counted:
@@ -271,7 +273,7 @@ def draw_solution(
     """
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
-    shape = options.pop("shape", None) or getattr(field, "shape", None)
+    shape = options.pop("shape", None) or field.shape
     steers = tuple(options.pop("steers", ()))  # type: ignore[arg-type]
     source = options.pop("source", None)
     batch = int(options.pop("batch", n))  # type: ignore[call-overload]
@@ -306,4 +308,4 @@ def draw_solution(
         return parts[0]
     path = map_state(lambda *p: torch.cat(p, 1), *[s.path for s in parts]) if trace else None  # type: ignore[arg-type]
     calls = parts[0].calls
-    return Solution(concat([s.x for s in parts]), calls, sum(s.rows for s in parts), parts[0].times, seeds, path)
+    return Solution(concat([s.x for s in parts]), calls, sum(s.rows for s in parts), parts[0].times, seeds, path, source)  # type: ignore[arg-type]

@@ -1,0 +1,101 @@
+r"""EDM's preconditioning of a network's inputs, written so that no time is singular.
+
+With $\tilde x = x / \alpha$ and $\tilde\sigma = \sigma / \alpha$ the network $F$ sees $c_{in} \tilde x$ and
+$c_{noise} = \frac14 \ln \tilde\sigma$. Here $c_{in} \tilde x = x / \sqrt{\sigma^2 + \sigma_d^2 \alpha^2}$, finite
+also where $\alpha = 0$. What $F$ predicts becomes data, noise or velocity on the path: `predicts="edm"`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rheos.core import schedules
+from rheos.core.errors import OptionError, check_choice
+from rheos.core.schedules import Schedule
+from rheos.core.state import expand
+from rheos.nets.attention import Tap
+from rheos.nets.base import Net
+from rheos.nets.build import build, describe
+
+__all__ = ["EDM"]
+
+_TINY = 1e-7
+"""In the logarithm, smaller alphas and sigmas count as this: |c_noise| stays below 4.1 on the linear path."""
+
+
+@final
+class EDM(Net):
+    r"""A network that sees inputs of unit variance and the logarithm of the noise level.
+
+    Args:
+        net: The network F, or its description (`nets.describe`).
+        schedule: Of the path it is trained on, or its name, or its description.
+        sigma_data: Standard deviation of the data.
+
+    Raises:
+        OptionError: If `sigma_data` is not positive.
+
+    Example:
+        >>> from rheos.nets import MLP
+        >>> net = EDM(MLP(2, time_features=16), "linear", sigma_data=1.0)
+        >>> scale, noise = net.inputs(torch.tensor([0.0, 0.5, 1.0]))
+        >>> scale, noise[1].abs()
+        (tensor([1.0000, 1.4142, 1.0000], dtype=torch.float64), tensor(0., dtype=torch.float64))
+
+    Reference: Elucidating the Design Space, Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1.
+    """
+
+    def __init__(
+        self, net: Net | Mapping[str, Any], schedule: Schedule | str | Mapping[str, Any], sigma_data: float = 0.5
+    ) -> None:
+        if not sigma_data > 0:
+            raise OptionError(f"sigma_data must be positive, got {sigma_data}. Measure it: data.std().")
+        inner = net if isinstance(net, Net) else build(net)
+        law = _law(schedule)
+        super().__init__({"net": describe(inner), "schedule": _plain(law), "sigma_data": sigma_data})
+        self.net, self.schedule, self.sigma_data = inner, law, sigma_data
+        self.conditions = inner.conditions
+
+    @property
+    def attentions(self) -> tuple[str, ...]:
+        """Those of the wrapped network."""
+        return self.net.attentions
+
+    def null(self, name: str, rows: int) -> Tensor:
+        """That of the wrapped network."""
+        return self.net.null(name, rows)
+
+    def inputs(self, t: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """The factor of x, and the noise level that the network sees as its time; float64, finite for t in [0, 1]."""
+        clock = t.double()
+        alpha, sigma = cast(Tensor, self.schedule.alpha(clock)), cast(Tensor, self.schedule.sigma(clock))
+        scale = (sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt()
+        return scale, 0.25 * (sigma.clamp(min=_TINY).log() - alpha.clamp(min=_TINY).log())
+
+    def forward(
+        self, x: Float[Tensor, "b *_d"], t: Float[Tensor, "_b"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+    ) -> Float[Tensor, "b *_o"]:
+        """F of the scaled input; see `Net.forward`."""
+        self.check(x, t, {name: cond[name] for name in cond if name not in self.conditions})
+        scale, noise = self.inputs(t)
+        return self.net(x * expand(scale, x), noise.to(t.dtype), taps=taps, **cond)  # type: ignore[no-any-return]
+
+
+def _law(given: Schedule | str | Mapping[str, Any]) -> Schedule:
+    if isinstance(given, Schedule | str):
+        return schedules.schedule(given)
+    arguments = dict(given)
+    kind = arguments.pop("kind", None)
+    kinds = {c.__name__: c for c in vars(schedules).values() if isinstance(c, type) and issubclass(c, Schedule)}
+    kinds.pop("Schedule")
+    check_choice("schedule", kind, sorted(k for k in kinds if not k.startswith("_")))
+    return kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
+
+
+def _plain(law: Schedule) -> dict[str, Any]:
+    fields = asdict(law) if is_dataclass(law) and not isinstance(law, type) else {}
+    return {"kind": type(law).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}

@@ -1,0 +1,40 @@
+"""Third chapter: fill in what a mask hides."""
+
+import torch
+
+from rheos.guide import Inpaint, restore
+from rheos.show import beside, grid, png, upscale
+from rheos.tour.story import Tour
+
+__all__ = ["complete"]
+
+
+def complete(tour: Tour) -> None:
+    """Hide the lower half of held-out pictures and let the flow complete them."""
+    run = tour.run
+    assert run is not None
+    tour.say("Filling in hidden halves.")
+    n = min(10, len(tour.held_out))
+    batch = tour.held_out.batch(torch.arange(n))
+    height = batch.x.shape[2]
+    mask = torch.zeros(1, 1, height, 1)
+    mask[:, :, : height // 2] = 1
+    rows = []
+    for seed in (1, 2, 3):
+        rows.append(
+            restore(
+                run.field, batch.x, Inpaint(mask), steps=25, solver="euler", seed=seed,
+                guidance=tour.guided, **dict(batch.cond),
+            )  # fmt: skip
+        )
+    hidden = torch.where(mask.bool(), batch.x, -torch.ones_like(batch.x) * 0.0)
+    show = {"held-out pictures": batch.x, "what the flow saw": hidden}
+    show |= {f"completion {k + 1}": x for k, x in enumerate(rows)}
+    page = tour.page.heading("3. Steer it")
+    page.text(
+        "A plug-in of the sampling loop changes the course without touching the network. This one keeps the upper half "
+        "of held-out pictures and lets the flow fill in the rest: three different seeds, three different completions."
+    )
+    page.code('x = guide.restore(run.field, y, guide.Inpaint(mask), steps=25, guidance=1.5, label=label)')
+    sheets = {name: upscale(grid(tour.train.to_pictures(x), 2), 150) for name, x in show.items()}
+    page.picture(png(beside(sheets)), "Upper halves kept, lower halves filled in", width=860)
