@@ -51,7 +51,7 @@ class Plan:
 PLANS = {
     "digits": Plan(sides=(8,), width=24, epochs=60, floor=0.97),
     "mnist5k": Plan(sides=(16, 20, 24, 28, 32), width=24, epochs=32, floor=0.97),
-    "emoji": Plan(sides=(16, 24, 32), width=32, epochs=60, floor=0.75, flip=True, background=1.0, balance=0.5),
+    "emoji": Plan(sides=(16, 24, 32), width=32, epochs=45, floor=0.75, flip=True, background=1.0, balance=0.5),
 }
 
 

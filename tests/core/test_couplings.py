@@ -176,7 +176,7 @@ def test_sinkhorns_options_are_checked_when_it_is_made():
         Sinkhorn(-1.0)
 
 
-@pytest.mark.skipif(hasattr(Sinkhorn.__call__, "__wrapped__"), reason="the shape checker speaks first")
+@pytest.mark.skipif(hasattr(Independent.__call__, "__wrapped__"), reason="the shape checker speaks first")
 def test_an_unknown_way_of_sampling_is_refused_with_near_ones():
     with pytest.raises(UnknownOptionError, match="sampled 'permutations' is unknown; did you mean 'permutation'"):
         Sinkhorn(1.0, sampled="permutations")

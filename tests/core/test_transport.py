@@ -42,6 +42,22 @@ def test_an_assignment_is_the_cheapest_of_all_permutations(b, seed):
     assert float(cost[index, torch.arange(b)].sum()) == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [255, 256, 400])
+def test_small_and_large_assignments_sort_the_line(n):
+    x, y = normal(n, 1), normal(n, 1, seed=1) * 3 + 1e3
+    index = assignment(squared_distances(x, y))
+    assert torch.equal(x[index][y.flatten().argsort()], x.sort(dim=0).values)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_scale_of_the_costs_and_ties_do_not_matter_to_an_assignment(scale):
+    from scipy.optimize import linear_sum_assignment
+
+    cost = normal(300, 300).abs() * scale
+    assert assignment(cost).tolist() == linear_sum_assignment(cost.T.numpy())[1].tolist()
+    assert sorted(assignment(torch.zeros(300, 300)).tolist()) == list(range(300))
+
+
 def test_an_assignment_refuses_rectangles_and_nan():
     with pytest.raises(ShapeError, match=r"as many rows as columns, got \(2, 3\)"):
         assignment(torch.zeros(2, 3))

@@ -1,20 +1,47 @@
 """The nouns: paths, fields, couplings, times, objectives, and what solvers and steers owe the loop."""
 
 from rheos.core.base import Cond, Context, Coupling, Loss, Pairs, Premetric, Source, TimeDistribution
-from rheos.core.couplings import *  # noqa: F403
+from rheos.core.bounds import SlicedScoreMatching, VariationalBound
+from rheos.core.couplings import ExactOT, GivenPairs, Independent, PerCondition, Sinkhorn
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import RheosError
 from rheos.core.field import Field, Query, Reply, Routed, merge, spread
 from rheos.core.flowmap import FlowMap
-from rheos.core.gibbs import *  # noqa: F403
+from rheos.core.gibbs import Gibbs, Tilted, tilt
 from rheos.core.mixture import GaussianMixtureField
 from rheos.core.objectives import FlowMatching, Objective, Plan
 from rheos.core.paths import AffinePath, GeodesicPath, JointPath, Path, PathSample
-from rheos.core.premetrics import *  # noqa: F403
+from rheos.core.premetrics import L1, MSE, Huber, Perceptual, PseudoHuber
 from rheos.core.schedules import EDM, GVP, VE, VP, Discrete, Linear, Schedule, SubVP
 from rheos.core.solver import Ask, Jump, Solver
-from rheos.core.sources import *  # noqa: F403
+from rheos.core.sources import Dataset, FromCondition, FromSpace, Gaussian, Uniform
 from rheos.core.spaces import Euclidean, Product, Space, UnitQuaternion
 from rheos.core.steer import Branch, Steer, View
-from rheos.core.times import *  # noqa: F403
-from rheos.core.weights import *  # noqa: F403
+from rheos.core.times import (
+    Antithetic,
+    BetaTime,
+    CosMap,
+    EDMTime,
+    LogitNormal,
+    ModeTime,
+    PerVariable,
+    PiecewiseTime,
+    ShiftedTime,
+    Stratified,
+    TwoTimes,
+    UniformTime,
+    UShape,
+)
+from rheos.core.weights import SNR, EDMWeight, Likelihood, Matched, MinSNR, One, Sigmoid, Weight, matched
+
+__all__ = [
+    "EDM", "GVP", "L1", "MSE", "SNR", "VE", "VP", "AffinePath", "Antithetic", "Ask", "BetaTime", "Branch", "Cond",
+    "Context", "CosMap", "Coupling", "Dataset", "Discrete", "Draws", "EDMTime", "EDMWeight", "Euclidean", "ExactOT",
+    "Field", "FlowMap", "FlowMatching", "FromCondition", "FromSpace", "Gaussian", "GaussianMixtureField",
+    "GeodesicPath", "Gibbs", "GivenPairs", "Huber", "Independent", "JointPath", "Jump", "Likelihood", "Linear",
+    "LogitNormal", "Loss", "Matched", "MinSNR", "ModeTime", "Objective", "One", "Pairs", "Path", "PathSample",
+    "PerCondition", "PerVariable", "Perceptual", "PiecewiseTime", "Plan", "Premetric", "Product", "PseudoHuber",
+    "Query", "Reply", "RheosError", "Routed", "Schedule", "ShiftedTime", "Sigmoid", "Sinkhorn", "SlicedScoreMatching", "Solver", "Source",
+    "Space", "Steer", "Stratified", "SubVP", "TimeDistribution", "Tilted", "TwoTimes", "UShape", "Uniform",
+    "UniformTime", "UnitQuaternion", "VariationalBound", "View", "Weight", "matched", "merge", "row_seeds", "spread", "tilt",
+]  # fmt: skip

@@ -10,7 +10,7 @@ Reference: Steele, Lea, Flood, Fast splittable pseudorandom number generators (O
 import math
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Self
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ _KEY2 = _signed(0xD6E8FEB86659FD93)
 
 
 def _shift_xor(z: Tensor, by: int) -> Tensor:
-    """z ^ (z >>> by), in place; torch's >> keeps the sign, so the mask makes it logical."""
+    """The xor of z with itself shifted right, in place; torch's >> keeps the sign, so the mask makes it logical."""
     return z.bitwise_xor_((z >> by).bitwise_and_((1 << (64 - by)) - 1))
 
 
@@ -63,24 +63,27 @@ def row_seeds(seed: int | Sequence[int] | Tensor, n: int) -> Tensor:
     """One seed a row: derived from one integer, or the given ones.
 
     Args:
-        seed: An integer, from which n different 53-bit seeds are derived, or n integers taken as they are.
+        seed: An integer, from which n 53-bit seeds are derived, or n integers taken as they are.
         n: Rows.
 
     Returns:
         int64 (n,).
 
     Raises:
-        OptionError: If the number of given seeds is not n.
+        OptionError: If the seeds are not integers, or not n.
 
     Example:
         >>> all_at_once = row_seeds(0, 4)
         >>> torch.equal(row_seeds(all_at_once[2:3], 1), all_at_once[2:3])
         True
     """
-    if isinstance(seed, int):
+    if isinstance(seed, Integral):
         index = torch.arange(n, dtype=torch.int64)
-        return _mix(_mix(index.mul_(_GOLDEN).add_(_word(seed)))) & ((1 << 53) - 1)
-    seeds = torch.as_tensor(seed, dtype=torch.int64).reshape(-1)
+        return _mix(_mix(index.mul_(_GOLDEN).add_(_word(int(seed))))) & ((1 << 53) - 1)
+    seeds = torch.as_tensor(seed)
+    if seeds.is_floating_point() or seeds.is_complex() or seeds.dtype == torch.bool:
+        raise OptionError(f"seed must be an integer, or one integer a row, got {seed!r}.", seed=seed)
+    seeds = seeds.reshape(-1).to(torch.int64)
     if len(seeds) != n:
         raise OptionError(f"seed has {len(seeds)} values for {n} rows; give one integer, or one a row.", seeds=seeds)
     return seeds
@@ -105,7 +108,7 @@ class Draws:
         self.seed = seed
 
     @classmethod
-    def training(cls, seed: int, step: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> Self:
+    def training(cls, seed: int, step: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> "Draws":
         """Streams of rows start..start+n of one training step: the same on any number of processes."""
         index = torch.arange(start, start + n, dtype=torch.int64, device=device)
         return cls(_mix(_mix(index.mul_(_GOLDEN).add_(_word(seed))).add_(_word(step))))
@@ -113,18 +116,18 @@ class Draws:
     def __len__(self) -> int:
         return len(self.seed)
 
-    def fold(self, *key: Key) -> Self:
+    def fold(self, *key: Key) -> "Draws":
         """Independent streams for a part of the work, named by `key`."""
         z = self.seed
         for part in key:
             z = _mix(z * _GOLDEN + _word(part))
         return type(self)(z)
 
-    def select(self, index: Tensor | slice) -> Self:
+    def select(self, index: Tensor | slice) -> "Draws":
         """The streams of some rows."""
         return type(self)(self.seed[index])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Draws":
         """The same streams on another device."""
         return self if self.seed.device == torch.device(device) else type(self)(self.seed.to(device))
 
@@ -138,9 +141,8 @@ class Draws:
     def uniform(self, *key: Key, shape: Sequence[int] = ()) -> Tensor:
         """float64 (B, *shape): uniform on (0, 1), never 0 or 1, 53 bits."""
         words = self.words(math.prod(shape), *key)
-        return ((words >> 11 & ((1 << 53) - 1)).double() + 0.5).mul_(2.0**-53).clamp_(max=1 - 2.0**-53).reshape(
-            len(self), *shape
-        )
+        unit = ((words >> 11 & ((1 << 53) - 1)).double() + 0.5).mul_(2.0**-53).clamp_(max=1 - 2.0**-53)
+        return unit.reshape(len(self), *shape)
 
     def normal(self, like: State, *key: Key) -> State:
         """Standard normal numbers of the shape, dtype and device of `like` (rows first); dicts name by name."""

@@ -6,8 +6,6 @@ guides and editors are tested against it.
 """
 
 import math
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -70,7 +68,7 @@ class GaussianMixtureField(Field):
         self.conditions = frozenset() if labels is None else frozenset({"label"})
 
     @classmethod
-    def fit(cls, x: Float[Tensor, "n *d"], components: int = 10, path: AffinePath | str = "linear", seed: int = 0) -> Self:
+    def fit(cls, x: Float[Tensor, "n *d"], components: int = 10, path: AffinePath | str = "linear", seed: int = 0) -> "GaussianMixtureField":
         """The mixture that fits real rows best (expectation maximisation, diagonal covariances).
 
         Args:

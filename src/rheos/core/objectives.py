@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from rheos.core.base import Cond, Context, Coupling, Loss, Premetric, Source, TimeDistribution
-from rheos.core.couplings import Independent
+from rheos.core.couplings import Independent, check_pairs, coupling
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, ShapeError, check_choice
 from rheos.core.field import Field, Query
 from rheos.core.paths import KINDS, Kind
 from rheos.core.premetrics import premetric
-from rheos.core.sources import Gaussian
+from rheos.core.sources import Gaussian, source
 from rheos.core.state import State, rows, select, where_rows
-from rheos.core.times import ShiftedTime, times
+from rheos.core.times import shifted, times
 from rheos.core.weights import Weight, weight
 
 __all__ = ["FlowMatching", "Objective", "Plan"]
@@ -65,6 +65,14 @@ class Plan(NamedTuple):
 class Objective(Protocol):
     """What `train.fit` minimises."""
 
+    @property
+    def gaussian(self) -> bool:
+        """Whether x0 is N(0, I) independent of x1 under this objective."""
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """Columns of the batch that are used up and never reach the network."""
+
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "Objective":
         """The objective with everything fixed that depends on the data (a bandwidth); called once, before step 0."""
 
@@ -75,16 +83,26 @@ class Objective(Protocol):
         """Losses of the rows of a plan, or of a slice of it."""
 
 
+class Parts(NamedTuple):
+    """The parts of a `FlowMatching`, resolved."""
+
+    coupling: Coupling
+    times: TimeDistribution
+    premetric: Premetric
+    weight: Weight
+    source: Source
+
+
 @dataclass(frozen=True)
 class FlowMatching:
     r"""$E\, w(t)\, d(\hat y_\theta(x_t, t), y)$ over pairs, times and paths.
 
     Args:
-        coupling: Which source goes with which data.
+        coupling: Which source goes with which data; a `Coupling` or its name.
         times: A `TimeDistribution` or its name; the field's shift is applied on top.
         premetric: A `Premetric` or its name.
         weight: A `Weight` or its name.
-        source: The law at t = 0.
+        source: The law at t = 0; a `Source` or its name.
         loss_on: The kind compared; the field's own unless given.
         dropout: Probability that a row's conditions are replaced by null, so that guidance has a null branch.
 
@@ -98,11 +116,11 @@ class FlowMatching:
     Reference: Flow Matching, Lipman et al. (2023), eq. 9; rectified flow, Liu et al. (2023), eq. 1.
     """
 
-    coupling: Coupling = field(default_factory=Independent)
+    coupling: Coupling | str = field(default_factory=Independent)
     times: TimeDistribution | str = "uniform"
     premetric: Premetric | str = "mse"
     weight: Weight | str = "one"
-    source: Source = field(default_factory=Gaussian)
+    source: Source | str = field(default_factory=Gaussian)
     loss_on: Kind | None = None
     dropout: float = 0.1
 
@@ -111,24 +129,38 @@ class FlowMatching:
             raise OptionError(f"dropout must lie in [0, 1], got {self.dropout}.")
         if self.loss_on is not None:
             check_choice("loss_on", self.loss_on, KINDS)
+        object.__setattr__(self, "coupling", coupling(self.coupling))
+        object.__setattr__(self, "source", source(self.source))
         object.__setattr__(self, "times", times(self.times))
         object.__setattr__(self, "premetric", premetric(self.premetric))
         object.__setattr__(self, "weight", weight(self.weight))
 
     @property
+    def parts(self) -> "Parts":
+        """The parts as objects, never names."""
+        return Parts(self.coupling, self.times, self.premetric, self.weight, self.source)  # type: ignore[arg-type]
+
+    @property
     def gaussian(self) -> bool:
         """Whether x0 is N(0, I) independent of x1 under this objective."""
-        return self.source.gaussian and self.coupling.gaussian
+        return self.parts.source.gaussian and self.parts.coupling.gaussian
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """Columns of the batch that the source uses up; the network never sees them."""
+        return self.parts.source.consumes
 
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "FlowMatching":
         """Fix what the coupling measures on a pilot batch."""
         x0, cond = self._sources(x1, cond, draws)
-        return replace(self, coupling=self.coupling.prepare(x0, x1, cond, draws.fold("coupling")))
+        return replace(self, coupling=self.parts.coupling.prepare(x0, x1, cond, draws.fold("coupling")))
 
     def _sources(self, x1: State, cond: Cond, draws: Draws) -> tuple[State, Cond]:
         """Source rows, and the conditions that are left for the network."""
-        x0 = self.source(x1, cond, draws.fold("source"))
-        return x0, {name: v for name, v in cond.items() if name not in self.source.consumes}
+        if self.consumes:
+            check_pairs(self.parts.coupling)
+        x0 = self.parts.source(x1, cond, draws.fold("source"))
+        return x0, {name: v for name, v in cond.items() if name not in self.consumes}
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Draw sources, couple, draw times, drop conditions.
@@ -140,9 +172,8 @@ class FlowMatching:
         if len(draws) != n:
             raise ShapeError(f"draws have {len(draws)} rows for a batch of {n}.")
         x0, cond = self._sources(x1, cond, draws)
-        pairs = self.coupling(x0, x1, cond, draws.fold("coupling"))
-        law = self.times if field.shift == 1.0 else ShiftedTime(self.times, field.shift)  # type: ignore[arg-type]
-        t = law.sample(n, draws.fold("times"))  # type: ignore[union-attr]
+        pairs = self.parts.coupling(x0, x1, cond, draws.fold("coupling"))
+        t = shifted(self.parts.times, field.shift).sample(n, draws.fold("times"))
         w = torch.ones(n, dtype=torch.float64, device=draws.seed.device) if pairs.weight is None else pairs.weight
         return Plan(
             pairs.x0, pairs.x1, t, self._drop(field, pairs.cond, draws), w / n, dict(pairs.losses), dict(pairs.logs)
@@ -162,14 +193,15 @@ class FlowMatching:
         sample = field.path.sample(plan.x0, plan.x1, t)
         own = self.loss_on or field.predicts
         told = field.answer(Query(sample.xt, t, (t, t), plan.cond, own, grad=torch.is_grad_enabled()))  # type: ignore[arg-type]
-        metric: Premetric = self.premetric  # type: ignore[assignment]
+        metric = self.parts.premetric
         context = Context(sample.xt, t)  # type: ignore[arg-type]
         if metric.on == "data":
             estimate = field.path.convert(told.value, sample.xt, t, own, "data")
             losses = metric(estimate, plan.x1, context)
         else:
             losses = metric(told.value, field.path.target(sample, own), context)
-        scale = self.weight(t, field.path)  # type: ignore[operator]
+        kind: Kind = "data" if metric.on == "data" else own
+        scale = self.parts.weight.factor(t, field.path, kind)
         losses = losses * scale.to(losses)
         for part in plan.extra.values():
             losses = losses + part.to(losses)

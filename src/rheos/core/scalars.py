@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Scalar", "cos", "exp", "expm1", "log", "log1p", "sigmoid", "sin", "sqrt", "where"]
+__all__ = ["Scalar", "cos", "divide", "exp", "expm1", "log", "log1p", "sigmoid", "sin", "sqrt", "where"]
 
 Scalar = float | Tensor
 
@@ -29,7 +29,7 @@ def expm1(z: Scalar) -> Scalar:
 
 
 def log(z: Scalar) -> Scalar:
-    """ln z, with log 0 = -inf and log of a negative number NaN, as in tensors."""
+    """The natural logarithm, with log 0 = -inf and log of a negative number NaN, as in tensors."""
     if isinstance(z, Tensor):
         return z.log()
     if z > 0:
@@ -38,7 +38,7 @@ def log(z: Scalar) -> Scalar:
 
 
 def log1p(z: Scalar) -> Scalar:
-    """ln(1 + z), with log1p(-1) = -inf, as in tensors."""
+    """The logarithm of 1 + z without cancellation; -inf at z = -1, as in tensors."""
     if isinstance(z, Tensor):
         return z.log1p()
     if z > -1:
@@ -67,18 +67,23 @@ def sigmoid(z: Scalar) -> Scalar:
     """1 / (1 + e^-z)."""
     if isinstance(z, Tensor):
         return z.sigmoid()
-    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else 1.0 - 1.0 / (1.0 + exp(z))
+    if z >= 0:
+        return 1.0 / (1.0 + math.exp(-z))
+    e = math.exp(z)
+    return e / (1.0 + e)
 
 
 def divide(a: Scalar, b: Scalar) -> Scalar:
-    """a / b by IEEE rules: a zero divisor gives a signed infinity or NaN instead of an exception."""
+    """The quotient by IEEE rules: a zero divisor gives a signed infinity or NaN instead of an exception."""
     if isinstance(a, Tensor) or isinstance(b, Tensor) or b != 0:
         return a / b
-    return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1.0, b)
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1.0, b)
 
 
 def where(condition: bool | Tensor, a: Scalar, b: Scalar) -> Scalar:
-    """`a` where the condition holds, else `b`; a Python bool picks a branch without tensors."""
+    """The first number where the condition holds, else the second; a Python bool picks without tensors."""
     if isinstance(condition, Tensor):
+        if not isinstance(a, Tensor) and not isinstance(b, Tensor):  # two floats alone would become float32
+            a = torch.full_like(condition, a, dtype=torch.float64)
         return torch.where(condition, a, b)
     return a if condition else b

@@ -6,6 +6,7 @@ tensors whose shape is a prefix of the state's: one a row, or one a row and vari
 """
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,11 +15,18 @@ from rheos.core.errors import ShapeError
 
 __all__ = [
     "Coefficient", "State", "add", "affine", "concat", "device_of", "dtype_of", "expand", "is_finite", "lerp",
-    "like", "map_state", "rows", "scale", "select", "split", "where_rows",
+    "like", "map_state", "map_state_named", "rows", "scale", "select", "split", "tensors", "where_rows",
 ]  # fmt: skip
 
 State = Tensor | dict[str, Tensor]
-Coefficient = float | Tensor | dict[str, float | Tensor]
+Coefficient = float | Tensor | dict[str, float | Tensor] | dict[str, Tensor]
+
+
+def _named(x: State, first: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(x, dict) or x.keys() != first.keys():
+        came = sorted(x) if isinstance(x, dict) else "a tensor"
+        raise ShapeError(f"States need the same names: {sorted(first)} meets {came}.")
+    return x
 
 
 def map_state(f: Callable[..., Tensor], x: State, *more: State) -> State:
@@ -27,16 +35,22 @@ def map_state(f: Callable[..., Tensor], x: State, *more: State) -> State:
     Raises:
         ShapeError: If a dict meets a tensor, or the names differ.
     """
-    if isinstance(x, Tensor):
-        for y in more:
-            if isinstance(y, dict):
-                raise ShapeError(f"A tensor state meets a dict state with names {sorted(y)}.")
-        return f(x, *more)
+    if isinstance(x, dict):
+        return map_state_named(lambda _, *parts: f(*parts), x, *more)
     for y in more:
-        if not isinstance(y, dict) or y.keys() != x.keys():
-            came = sorted(y) if isinstance(y, dict) else "a tensor"
-            raise ShapeError(f"States need the same names: {sorted(x)} meets {came}.")
-    return {name: f(x[name], *(y[name] for y in more)) for name in x}  # type: ignore[call-overload]
+        if isinstance(y, dict):
+            raise ShapeError(f"A tensor state meets a dict state with names {sorted(y)}.")
+    return f(x, *more)
+
+
+def map_state_named(f: Callable[..., State], x: dict[str, Tensor], *more: State) -> dict[str, Tensor]:
+    """`map_state` for dicts whose function wants the name first.
+
+    Raises:
+        ShapeError: If the names differ.
+    """
+    others = [_named(y, x) for y in more]
+    return {name: cast(Tensor, f(name, v, *(y[name] for y in others))) for name, v in x.items()}
 
 
 def expand(c: float | Tensor, x: Tensor) -> float | Tensor:
@@ -58,34 +72,42 @@ def _pick(c: Coefficient, name: str) -> float | Tensor:
     return c[name] if isinstance(c, dict) else c
 
 
+def _tensor(x: State) -> Tensor:
+    if isinstance(x, dict):
+        raise ShapeError(f"A tensor state meets a dict state with names {sorted(x)}.")
+    return x
+
+
+def _number(c: Coefficient) -> float | Tensor:
+    if isinstance(c, dict):
+        raise ShapeError(f"A tensor state needs one coefficient, got one for each of {sorted(c)}.")
+    return c
+
+
 def scale(c: Coefficient, x: State) -> State:
-    """c x."""
-    if isinstance(x, Tensor):
-        return x * expand(c, x)  # type: ignore[arg-type]
-    return {name: x[name] * expand(_pick(c, name), x[name]) for name in x}
+    """$c x$."""
+    if isinstance(x, dict):
+        return {name: v * expand(_pick(c, name), v) for name, v in x.items()}
+    return x * expand(_number(c), x)
 
 
 def add(x: State, c: Coefficient, v: State) -> State:
-    """x + c v, one fused operation when c is a float.
+    """$x + c v$, one fused operation.
 
     Example:
         >>> add(torch.zeros(2, 3), torch.tensor([1.0, 2.0]), torch.ones(2, 3))[:, 0]
         tensor([1., 2.])
     """
-    if isinstance(x, Tensor):
-        if isinstance(c, float):
-            return torch.add(x, v, alpha=c)  # type: ignore[arg-type]
-        return torch.addcmul(x, v, expand(c, x)) if isinstance(c, Tensor) else x + v * c  # type: ignore[arg-type, operator]
-    return map_state_named(lambda name, a, b: add(a, _pick(c, name), b), x, v)  # type: ignore[arg-type, return-value]
-
-
-def map_state_named(f: Callable[..., State], x: dict[str, Tensor], *more: State) -> dict[str, Tensor]:
-    """`map_state` for dicts whose function wants the name first."""
-    return {name: f(name, x[name], *(y[name] for y in more)) for name in x}  # type: ignore[misc, call-overload]
+    if isinstance(x, dict):
+        return map_state_named(lambda name, a, b: add(a, _pick(c, name), b), x, v)
+    v, c = _tensor(v), _number(c)
+    if isinstance(c, Tensor):
+        return torch.addcmul(x, v, cast(Tensor, expand(c, x)))
+    return torch.add(x, v, alpha=c)
 
 
 def affine(a: Coefficient, x: State, b: Coefficient, v: State) -> State:
-    """a x + b v; a coefficient of exactly zero drops its term, so 0 · ∞ never spoils a limit.
+    """$a x + b v$; a coefficient that is the float zero drops its term, so 0 · ∞ never spoils a limit.
 
     Args:
         a: Coefficient of x.
@@ -95,22 +117,25 @@ def affine(a: Coefficient, x: State, b: Coefficient, v: State) -> State:
     """
     if isinstance(x, dict):
         return map_state_named(lambda name, p, q: affine(_pick(a, name), p, _pick(b, name), q), x, v)
-    if isinstance(a, float) and isinstance(b, float):
-        if a == 1.0:
-            return torch.add(x, v, alpha=b)  # type: ignore[arg-type]
-        if b == 0.0:
-            return x * a
-        return v * b if a == 0.0 else torch.add(x * a, v, alpha=b)  # type: ignore[arg-type, operator]
-    if isinstance(a, float) and a == 0.0:
+    if not isinstance(a, Tensor) and a == 0.0:
         return scale(b, v)
+    if not isinstance(b, Tensor) and b == 0.0:
+        return scale(a, x)
+    if not isinstance(a, Tensor) and a == 1.0:
+        return add(x, b, v)
     return add(scale(a, x), b, v)
 
 
 def lerp(x: State, y: State, t: Coefficient) -> State:
-    """(1 - t) x + t y."""
+    """$(1 - t) x + t y$, exact at both ends."""
     if isinstance(x, dict):
         return map_state_named(lambda name, a, b: lerp(a, b, _pick(t, name)), x, y)
-    return torch.lerp(x, y, expand(t, x))  # type: ignore[arg-type]
+    return torch.lerp(x, _tensor(y), expand(_number(t), x))
+
+
+def tensors(x: State) -> list[Tensor]:
+    """The tensors of a state."""
+    return list(x.values()) if isinstance(x, dict) else [x]
 
 
 def rows(x: State) -> int:
@@ -119,10 +144,12 @@ def rows(x: State) -> int:
     Raises:
         ShapeError: If the tensors of a dict disagree, or a tensor has no batch axis.
     """
-    sizes = {v.shape[0] if v.ndim else -1 for v in (x.values() if isinstance(x, dict) else (x,))}
+    if isinstance(x, Tensor) and x.ndim:
+        return x.shape[0]
+    sizes = {v.shape[0] if v.ndim else -1 for v in tensors(x)}
     if len(sizes) != 1 or -1 in sizes:
         raise ShapeError(f"A state has one batch size, got {sorted(sizes)}.")
-    return int(sizes.pop())
+    return sizes.pop()
 
 
 def select(x: State, index: Tensor | slice) -> State:
@@ -133,8 +160,8 @@ def select(x: State, index: Tensor | slice) -> State:
 def split(x: State, sizes: Sequence[int]) -> list[State]:
     """Cut the rows into consecutive pieces of the given sizes; views, no copies."""
     if isinstance(x, Tensor):
-        return list(x.split(list(sizes)))
-    pieces = {name: v.split(list(sizes)) for name, v in x.items()}
+        return list(torch.split(x, list(sizes)))
+    pieces = {name: torch.split(v, list(sizes)) for name, v in x.items()}
     return [{name: p[i] for name, p in pieces.items()} for i in range(len(sizes))]
 
 
@@ -167,9 +194,5 @@ def device_of(x: State) -> torch.device:
 
 def is_finite(x: State) -> Tensor:
     """(B,) bool: whether every number of a row is finite."""
-    flags = [v.flatten(1).isfinite().all(1) if v.ndim > 1 else v.isfinite() for v in _tensors(x)]
-    return torch.stack(flags).all(0)
-
-
-def _tensors(x: State) -> list[Tensor]:
-    return [x] if isinstance(x, Tensor) else list(x.values())
+    flags = [v.isfinite() if v.ndim == 1 else v.flatten(1).isfinite().all(1) for v in tensors(x)]
+    return flags[0] if len(flags) == 1 else torch.stack(flags).all(0)

@@ -11,10 +11,10 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd import forward_ad
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import ShapeError
+from rheos.nets.transforms import transformed
 
 __all__ = ["Inner", "Tap", "attend", "heads_first", "heads_last", "written_out"]
 
@@ -82,14 +82,9 @@ def _softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
             f"The mask {tuple(mask.shape)} is made for {mask.shape[-1]} keys, but there are {k.shape[2]}. "
             "A tap that adds or drops keys must replace a masked attention as a whole."
         )
-    if _transformed():
+    if transformed():
         return written_out(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def _transformed() -> bool:
-    """Whether forward-mode differentiation or a `torch.func` transform (jvp, grad, vmap, ...) is running."""
-    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -107,7 +102,8 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> 
     scores = (q * q.shape[-1] ** -0.5) @ k.mT
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1) @ v
+    weights: Tensor = scores.softmax(-1)
+    return weights @ v
 
 
 def heads_first(x: Float[Tensor, "b l w"], heads: int, parts: int) -> tuple[Tensor, ...]:

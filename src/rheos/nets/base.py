@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from rheos.core.errors import ConditionError, ShapeError, TimeError
@@ -47,7 +47,7 @@ class Net(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, x: Float[Tensor, "b *_d"], t: Float[Tensor, "_b"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+        self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
     ) -> Float[Tensor, "b *_o"]:
         """The prediction at (x, t).
 

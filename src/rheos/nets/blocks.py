@@ -6,12 +6,13 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError
 from rheos.nets.attention import Tap, attend, heads_first, heads_last
+from rheos.nets.transforms import transformed
 
-__all__ = ["PictureAttention", "ResidualBlock", "group_norm", "zeroed"]
+__all__ = ["GroupNorm", "PictureAttention", "ResidualBlock", "zeroed"]
 
 _PER_GROUP = 8
 
@@ -26,9 +27,23 @@ def zeroed(layer: _Layer) -> _Layer:
     return layer
 
 
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group normalisation with about eight channels a group."""
-    return nn.GroupNorm(math.gcd(channels, max(1, channels // _PER_GROUP)), channels, affine=affine)
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation with about eight channels a group.
+
+    torch's forward-mode derivative of it refuses feature maps with channels last in memory, so these are copied
+    while a transform runs.
+
+    Args:
+        channels: In and out.
+        affine: Whether it has a scale and a shift of its own.
+    """
+
+    def __init__(self, channels: int, affine: bool = True) -> None:
+        super().__init__(math.gcd(channels, max(1, channels // _PER_GROUP)), channels, affine=affine)
+
+    def forward(self, h: Float[Tensor, "b c y x"]) -> Float[Tensor, "b c y x"]:
+        """Zero mean and unit variance over each group of channels."""
+        return super().forward(h.contiguous() if transformed() else h)
 
 
 class ResidualBlock(nn.Module):
@@ -42,9 +57,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, condition: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm_in = group_norm(channels)
+        self.norm_in = GroupNorm(channels)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = group_norm(channels, affine=False)  # the modulation is its affine map
+        self.norm_out = GroupNorm(channels, affine=False)  # the modulation is its affine map
         self.modulation = zeroed(nn.Linear(condition, 2 * channels))
         self.conv_out = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.dropout = dropout
@@ -52,10 +67,10 @@ class ResidualBlock(nn.Module):
     def forward(self, h: Float[Tensor, "b c y x"], c: Float[Tensor, "b _d"]) -> Float[Tensor, "b c y x"]:
         """One step of the residual stream."""
         scale, shift = self.modulation(c)[:, :, None, None].chunk(2, 1)
-        inner = self.norm_out(self.conv_in(F.silu(self.norm_in(h))))
-        inner = F.silu(torch.addcmul(shift, inner, scale + 1))
+        inner = self.norm_out(self.conv_in(functional.silu(self.norm_in(h))))
+        inner = functional.silu(torch.addcmul(shift, inner, scale + 1))
         if self.dropout:
-            inner = F.dropout(inner, self.dropout, self.training)
+            inner = functional.dropout(inner, self.dropout, self.training)
         return h + self.conv_out(inner)  # type: ignore[no-any-return]
 
 
@@ -76,7 +91,7 @@ class PictureAttention(nn.Module):
         if heads < 1 or channels % heads:
             raise OptionError(f"{heads} heads do not divide the {channels} channels of attention {name!r}.")
         self.heads, self.name = heads, name
-        self.norm = group_norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zeroed(nn.Linear(channels, channels))
 

@@ -1,11 +1,12 @@
 """A small classifier of pictures whose features distances between sets of pictures look at."""
 
 import math
+from itertools import pairwise
 from typing import Any, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError, ShapeError
 
@@ -33,6 +34,7 @@ class FeatureNet(nn.Module):
         OptionError: If a number is out of range.
 
     Example:
+        >>> import torch
         >>> net = FeatureNet(1, 10, 16).eval()
         >>> net.features(torch.zeros(2, 1, 28, 28)).shape, net(torch.zeros(2, 1, 8, 8)).shape
         (torch.Size([2, 64]), torch.Size([2, 10]))
@@ -58,11 +60,11 @@ class FeatureNet(nn.Module):
         }
         self.channels, self.classes, self.size = channels, classes, size
         widths = [channels, *(width * 2**i for i in range(_STAGES))]
-        self.stages = nn.Sequential(*(_stage(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.stages = nn.Sequential(*(_stage(a, b) for a, b in pairwise(widths)))
         self.dense = nn.Linear(widths[-1] * (size // 2**_STAGES) ** 2, features)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
 
-    def features(self, x: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b d"]:
+    def features(self, x: Float[Tensor, "b *_d"]) -> Float[Tensor, "b d"]:
         """Features of pictures, the inputs of the last layer.
 
         Args:
@@ -77,10 +79,10 @@ class FeatureNet(nn.Module):
                 f"got {tuple(x.shape)}."
             )
         if x.shape[2:] != (self.size, self.size):
-            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return F.silu(self.dense(self.stages(x).flatten(1)))
+            x = functional.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return functional.silu(self.dense(self.stages(x).flatten(1)))
 
-    def forward(self, x: Float[Tensor, "b _c _h _w"]) -> Float[Tensor, "b k"]:
+    def forward(self, x: Float[Tensor, "b *_d"]) -> Float[Tensor, "b k"]:
         """Class scores (logits)."""
         return self.head(self.features(x))  # type: ignore[no-any-return]
 

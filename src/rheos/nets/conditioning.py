@@ -9,7 +9,7 @@ import math
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError
 
@@ -85,11 +85,12 @@ class Conditioning(nn.Module):
         """
         total: Tensor | None = None
         if self.time is not None:
-            total = self.time(time_features(t, self.features).to(self.time[0].weight.dtype))
+            features = time_features(t, self.features)  # in the dtype of t; only then cast
+            total = self.time(features.to(next(self.time.parameters()).dtype))
         if self.label is not None and label is not None:
             total = self.label(label) if total is None else total + self.label(label)
         if self.embedding is not None and embedding is not None:
             part = self.embedding(embedding.to(self.embedding.weight.dtype))
             total = part if total is None else total + part
         assert total is not None
-        return F.silu(total)
+        return functional.silu(total)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import cast, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError, ShapeError
 from rheos.nets.attention import Tap, attend, heads_first, heads_last
@@ -102,13 +102,8 @@ class DiT(Net):
         return tuple(f"blocks.{i}.{kind}" for i in range(len(self.blocks)) for kind in kinds)
 
     def forward(
-        self,
-        x: Float[Tensor, "b _c y x"],
-        t: Float[Tensor, "_b"],
-        *,
-        taps: tuple[Tap, ...] = (),
-        **cond: Tensor,
-    ) -> Float[Tensor, "b _c y x"]:
+        self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+    ) -> Float[Tensor, "b *_o"]:
         """The prediction at (x, t); see `Net.forward`.
 
         Raises:
@@ -125,13 +120,13 @@ class DiT(Net):
         if words is not None and self.text is not None:
             words = self.text(words.to(x.dtype))
         c = self.conditioning(t, **cond)
-        h = self.enter(F.pixel_unshuffle(x, self.patch).flatten(2).mT) + cast(Tensor, self.position)
+        h = self.enter(functional.pixel_unshuffle(x, self.patch).flatten(2).mT) + cast(Tensor, self.position)
         for block in self.blocks:
             h = block(h, c, words, taps)
         scale, shift = self.last_modulation(c)[:, None].chunk(2, 2)
         h = self.leave(_modulated(h, scale, shift))
         grid = (self.size[0] // self.patch, self.size[1] // self.patch)
-        return F.pixel_shuffle(h.mT.unflatten(2, grid), self.patch)
+        return functional.pixel_shuffle(h.mT.unflatten(2, grid), self.patch)
 
 
 class _Block(nn.Module):
@@ -171,10 +166,10 @@ class _Cross(nn.Module):
 
 
 def _modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), scale + 1)
+    return torch.addcmul(shift, functional.layer_norm(h, h.shape[-1:]), scale + 1)
 
 
-def positions(height: int, width: int, dim: int) -> Float[Tensor, "height*width {dim}"]:
+def positions(height: int, width: int, dim: int) -> Float[Tensor, "{height*width} {dim}"]:
     r"""Sinusoidal positions of a grid in raster order: half of the numbers tell the row, half the column.
 
     Args:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any, cast, final
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from rheos.core import schedules
@@ -40,6 +39,7 @@ class EDM(Net):
         OptionError: If `sigma_data` is not positive.
 
     Example:
+        >>> import torch
         >>> from rheos.nets import MLP
         >>> net = EDM(MLP(2, time_features=16), "linear", sigma_data=1.0)
         >>> scale, noise = net.inputs(torch.tensor([0.0, 0.5, 1.0]))
@@ -77,7 +77,7 @@ class EDM(Net):
         return scale, 0.25 * (sigma.clamp(min=_TINY).log() - alpha.clamp(min=_TINY).log())
 
     def forward(
-        self, x: Float[Tensor, "b *_d"], t: Float[Tensor, "_b"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+        self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
     ) -> Float[Tensor, "b *_o"]:
         """F of the scaled input; see `Net.forward`."""
         self.check(x, t, {name: cond[name] for name in cond if name not in self.conditions})
@@ -97,5 +97,5 @@ def _law(given: Schedule | str | Mapping[str, Any]) -> Schedule:
 
 
 def _plain(law: Schedule) -> dict[str, Any]:
-    fields = asdict(law) if is_dataclass(law) and not isinstance(law, type) else {}
+    fields: dict[str, Any] = asdict(law) if is_dataclass(law) and not isinstance(law, type) else {}
     return {"kind": type(law).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}

@@ -4,13 +4,14 @@ import math
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError, ShapeError, check_choice
 from rheos.nets.attention import Tap
 from rheos.nets.base import Net
+from rheos.nets.blocks import zeroed
 from rheos.nets.conditioning import Conditioning
 from rheos.nets.conditions import Conditions
 
@@ -92,7 +93,7 @@ class MLP(Net):
             self.last = nn.Sequential(*layers, nn.Linear(hidden, dim))
 
     def forward(
-        self, x: Float[Tensor, "b *_d"], t: Float[Tensor, "_b"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+        self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
     ) -> Float[Tensor, "b *_d"]:
         """The prediction at (x, t); see `Net.forward`.
 
@@ -125,7 +126,7 @@ class MLP(Net):
         if x.dtype == t.dtype or x.dtype == torch.float64:
             return self.first(torch.cat((*parts, clock.to(x.dtype)), 1))  # type: ignore[no-any-return]
         inputs = torch.cat((*(p.to(t.dtype) for p in parts), clock), 1)
-        return F.linear(inputs, self.first.weight.to(t.dtype), self.first.bias.to(t.dtype)).to(x.dtype)
+        return functional.linear(inputs, self.first.weight.to(t.dtype), self.first.bias.to(t.dtype)).to(x.dtype)
 
 
 class _Block(nn.Module):
@@ -136,9 +137,7 @@ class _Block(nn.Module):
         self.inner = nn.Sequential(nn.LayerNorm(width), act(), nn.Linear(width, width))
         self.norm = nn.LayerNorm(width, elementwise_affine=not conditioned)
         self.modulation = nn.Linear(width, 2 * width) if conditioned else None
-        self.outer = nn.Sequential(act(), nn.Linear(width, width))
-        nn.init.zeros_(self.outer[1].weight)
-        nn.init.zeros_(self.outer[1].bias)
+        self.outer = nn.Sequential(act(), zeroed(nn.Linear(width, width)))
 
     def forward(self, h: Tensor, c: Tensor | None) -> Tensor:
         inner = self.norm(self.inner(h))

@@ -1,17 +1,18 @@
 """A residual U-Net for pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from rheos.core.errors import OptionError
 from rheos.nets.attention import Tap
 from rheos.nets.base import Net
-from rheos.nets.blocks import PictureAttention, ResidualBlock, group_norm, zeroed
+from rheos.nets.blocks import GroupNorm, PictureAttention, ResidualBlock, zeroed
 from rheos.nets.conditioning import Conditioning
 from rheos.nets.conditions import Conditions
 
@@ -92,7 +93,6 @@ class UNet(Net):
         if any(level not in range(-len(levels), len(levels)) for level in attention):
             raise OptionError(f"attention names the levels {list(attention)}, but there are {len(levels)}.")
         self.channels, self.concat, self.divisor = channels, concat, 2 ** (len(levels) - 1)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         widths, vector = [width * m for m in multipliers], 4 * width
         looking = {level % len(levels) for level in attention}
 
@@ -100,35 +100,28 @@ class UNet(Net):
             wide, looks = widths[level], level in looking
             return _Stage(ResidualBlock(wide, vector, dropout), PictureAttention(wide, heads, name) if looks else None)
 
-        def side(name: str, level: int) -> nn.ModuleList:
-            return nn.ModuleList(stage(level, f"{name}.{level}.{i}") for i in range(blocks))
+        def side(name: str, level: int) -> _Level:
+            return _Level(stage(level, f"{name}.{level}.{i}") for i in range(blocks))
 
-        steps = list(zip(widths, widths[1:], strict=False))
         self.conditioning = Conditioning(vector, classes=classes, embedding=embedding)
         self.enter = nn.Conv2d(channels + concat, widths[0], 3, padding=1)
         self.down = nn.ModuleList(side("down", level) for level in levels)
-        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in steps)
+        self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.middle = stage(levels[-1], "middle")
-        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in steps)
-        self.up = nn.ModuleList(side("up", level) for level in levels)
-        self.leave = nn.Sequential(group_norm(widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], out, 3, padding=1)))
-        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.narrow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(list(pairwise(widths))))
+        self.up = nn.ModuleList(side("up", level) for level in reversed(levels))  # in the order in which they run
+        self.leave = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), zeroed(nn.Conv2d(widths[0], out, 3, padding=1)))
+        if channels_last:  # feature maps follow the weights
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def attentions(self) -> tuple[str, ...]:
         """Names of the attention layers in the order in which they run, as taps see them."""
-        stages = [s for level in self.down for s in level] + [self.middle]  # type: ignore[union-attr]
-        stages += [s for level in reversed(self.up) for s in level]  # type: ignore[union-attr, arg-type]
-        return tuple(s.attention.name for s in stages if s.attention is not None)
+        return tuple(part.name for part in self.modules() if isinstance(part, PictureAttention))
 
     def forward(
-        self,
-        x: Float[Tensor, "b _c y x"],
-        t: Float[Tensor, "_b"],
-        *,
-        taps: tuple[Tap, ...] = (),
-        **cond: Tensor,
-    ) -> Float[Tensor, "b _o y x"]:
+        self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
+    ) -> Float[Tensor, "b *_o"]:
         """The prediction at (x, t); see `Net.forward`.
 
         Raises:
@@ -140,21 +133,32 @@ class UNet(Net):
         if self.concat:
             x = torch.cat((x, self.stretched(cond.pop("concat"), x)), 1)
         c = self.conditioning(t, **cond)
-        h = self.enter(x.contiguous(memory_format=self.memory_format))
-        skips = []
+        h = self.enter(x)
+        skips: list[Tensor] = []
         for level, stages in enumerate(self.down):
             if level:
-                h = self.widen[level - 1](F.avg_pool2d(h, 2))
-            for stage in stages:  # type: ignore[attr-defined]
-                h = stage(h, c, taps)
+                h = self.widen[level - 1](functional.avg_pool2d(h, 2))
+            h = stages(h, c, taps)
             skips.append(h)
         h = self.middle(skips.pop(), c, taps)
-        for level in reversed(range(len(self.up))):
-            if level < len(skips):
-                h = F.interpolate(self.narrow[level](h), scale_factor=2.0) + skips[level]
-            for stage in self.up[level]:  # type: ignore[attr-defined]
-                h = stage(h, c, taps)
+        for climbed, stages in enumerate(self.up):
+            if climbed:
+                h = functional.interpolate(self.narrow[climbed - 1](h), scale_factor=2.0) + skips.pop()
+            h = stages(h, c, taps)
         return self.leave(h)  # type: ignore[no-any-return]
+
+
+class _Level(nn.Module):
+    """The stages of one side of a level, one after another."""
+
+    def __init__(self, stages: Iterable["_Stage"]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, h: Tensor, c: Tensor, taps: tuple[Tap, ...]) -> Tensor:
+        for stage in self.stages:
+            h = stage(h, c, taps)
+        return h
 
 
 class _Stage(nn.Module):
@@ -166,4 +170,4 @@ class _Stage(nn.Module):
 
     def forward(self, h: Tensor, c: Tensor, taps: tuple[Tap, ...]) -> Tensor:
         h = self.block(h, c)
-        return h if self.attention is None else self.attention(h, taps)  # type: ignore[no-any-return]
+        return h if self.attention is None else self.attention(h, taps)
