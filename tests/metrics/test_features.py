@@ -42,6 +42,7 @@ def small(tmp_path):
         trained=8,
         held_out=2,
         split=(0.2, 0),
+        fingerprint="",
         seed=0,
     )
     save_feature_net(tmp_path / "small.safetensors", net, info)
@@ -53,6 +54,9 @@ def test_a_shipped_net_reaches_its_stated_accuracy_on_the_rows_it_never_saw(name
     extractor = features(name)
     info = extractor.info
     assert set(info.accuracy) >= set(info.sizes)
+    assert load(name).split(*info.split)[1].fingerprint == info.fingerprint, (
+        "the split has changed since the net was trained: run scripts/train_features.py again"
+    )
     for side, stated in info.accuracy.items():
         data = load(name, size=side)
         _, held_out = data.split(*info.split)

@@ -72,6 +72,14 @@ def test_scaled_copies_have_a_closed_form_also_with_fewer_rows_than_dimensions(s
     assert frechet(a, scale * a) == pytest.approx(expected, rel=1e-7, abs=1e-12)
 
 
+@quick
+@given(seed=seeds, n=st.integers(2, 12), m=st.integers(2, 12))
+def test_sets_have_the_distance_of_their_moments_whatever_their_counts(seed, n, m):
+    a, b = normal(n, 6, seed=seed), 2 * normal(m, 6, seed=seed + 1) + 1
+    moments = [(z.mean(0), torch.cov(z.T)) for z in (a, b)]
+    assert frechet(a, b) == pytest.approx(frechet_gaussians(*moments[0], *moments[1]), rel=1e-9)
+
+
 def test_a_shift_costs_its_square_and_equal_sets_cost_nothing():
     a = normal(50, 3, 2, 2)
     assert frechet(a, a + 0.5) == pytest.approx(12 * 0.25, rel=1e-12)

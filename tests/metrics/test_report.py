@@ -37,7 +37,7 @@ def test_real_rows_are_good_and_noise_is_not(held_out):
     bad = quality(noise, real, "digits", label=label)
     assert abs(good.kernel) < 0.02 * bad.kernel
     assert good.frechet < 0.2 * bad.frechet
-    assert good.precision > 0.7 > 0.3 > bad.precision
+    assert good.precision > 0.7 > 0.5 > bad.precision
     assert good.coverage > 0.8 > 0.2 > bad.coverage
     assert good.recognised > 0.97 > 0.5 > bad.recognised
 

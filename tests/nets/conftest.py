@@ -26,7 +26,9 @@ CASES = {
     ),
     "dit": Case(lambda: DiT(2, (4, 8), dim=16, depth=2, heads=2, classes=4, tokens=3, token_dim=5), (2, 4, 8)),
     "dit with an embedding": Case(lambda: DiT(1, 4, dim=16, depth=2, heads=2, embedding=5), (1, 4, 4)),
-    "edm": Case(lambda: EDM(UNet(1, width=8, multipliers=(1, 2), heads=2, classes=4), "linear"), (1, 4, 4)),
+    "edm": Case(
+        lambda: EDM(UNet(1, width=8, multipliers=(1, 2), attention=(1,), heads=2, classes=4), "linear"), (1, 4, 4)
+    ),
 }
 
 

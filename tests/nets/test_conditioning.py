@@ -42,12 +42,17 @@ def test_a_bf16_network_sees_the_same_times_to_a_millionth(net):
     net(torch.zeros(101, 1, 4, 4, dtype=torch.bfloat16), t)
     exact = time_features(t, 64)
     assert torch.equal(seen[0], exact.bfloat16())
-    shifts = torch.arange(-20, 21, dtype=torch.float64) * 1e-6  # read the times off the rounded features
+    shifts = torch.arange(-100, 101, dtype=torch.float64) * 1e-7  # read the times off the rounded features
     candidates = torch.stack([time_features(t + s, 64) for s in shifts])
     read = shifts[(candidates - seen[0].double()).square().sum(2).argmin(0)]
-    assert read.abs().max() < 2e-5  # features of 8 bits: a time of 16 bits and more
-    assert read.mean().abs() < 3e-6  # and without bias: bf16 times near 1 would be off by up to 2e-3
-    assert time_features(t.float(), 64).double().sub(exact).abs().max() < 256 * 1e-6  # float32 clocks: to 1e-6 of t
+    assert read.mean().abs() < 1e-6  # a time rounded to bf16 before would be off by up to 2e-3
+    assert read.std() < 3e-6  # 64 features of 8 bits tell a time to 18 bits
+
+
+def test_single_precision_clocks_tell_times_to_a_ten_millionth():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    error = time_features(t.float(), 64).double() - time_features(t, 64)
+    assert error.abs().max() < 256 * 3e-7
 
 
 def test_a_bf16_network_with_raw_time_does_not_round_it():

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from rheos.core.config import dump, load
 from rheos.core.errors import ConditionError, TimeError
-from rheos.nets import EDM, MLP, Conditions, Net, UNet, build, describe
+from rheos.nets import EDM, MLP, Conditions, Net, UNet
 
 ROUNDING = 1e-12  # float64 sums in another order
 
@@ -22,7 +23,7 @@ def test_the_configuration_is_json_and_rebuilds_the_network(case):
 
 def test_a_description_builds_the_network_without_its_class(case):
     net = case.make()
-    again = build(json.loads(json.dumps(describe(net))))
+    again = load(json.loads(json.dumps(dump(net))))
     assert type(again) is type(net)
     assert again.config == net.config
 
@@ -195,6 +196,7 @@ def test_vmap_and_grad_compose_with_jvp(case, awake, batch):
     torch.testing.assert_close(curvature, central, rtol=1e-4, atol=1e-5 * float(central.abs().max()))
 
 
+@pytest.mark.parametrize("case", ["mlp of pictures", "unet", "dit", "edm"], indirect=True)
 def test_the_whole_network_compiles_into_one_graph(case, awake, batch, compiling):
     net = awake(case.make(), dtype=torch.float32)
     x, t, cond = batch(net, case.shape, dtype=torch.float32)

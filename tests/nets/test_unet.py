@@ -13,7 +13,7 @@ def test_the_default_network_has_one_to_two_million_parameters():
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (20, 8)])
 def test_any_size_that_its_levels_divide_will_do(size, awake):
-    net = awake(UNet(1, width=8, heads=1), dtype=torch.float32)
+    net = awake(UNet(1, width=8, heads=1, attention=(0, 1)), dtype=torch.float32)
     assert net(torch.zeros(2, 1, *size), torch.rand(2)).shape == (2, 1, *size)
 
 
@@ -35,14 +35,14 @@ def test_the_output_may_have_other_channels():
 
 
 def test_both_memory_formats_compute_the_same(awake):
-    one, other = (awake(UNet(2, width=16, heads=2, channels_last=last)) for last in (True, False))
+    one, other = (awake(UNet(2, width=16, heads=2, attention=(-1,), channels_last=last)) for last in (True, False))
     x, t = torch.randn(3, 2, 8, 8, dtype=torch.float64), torch.rand(3)
     torch.testing.assert_close(one(x, t), other(x, t), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("last", [True, False])
 def test_every_feature_map_lies_in_memory_as_asked(last):
-    net = UNet(1, width=16, heads=2, channels_last=last)
+    net = UNet(1, width=16, heads=2, attention=(-1,), channels_last=last)
     wanted = torch.channels_last if last else torch.contiguous_format
     seen = []
     for part in net.modules():
@@ -54,7 +54,7 @@ def test_every_feature_map_lies_in_memory_as_asked(last):
 
 
 def test_mirroring_weights_mirrors_the_output(awake):
-    net = awake(UNet(1, width=8, heads=1))
+    net = awake(UNet(1, width=8, heads=1, attention=(-1,)))
     x, t = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.rand(2)
     out = net(x, t)
     for part in net.modules():
@@ -64,7 +64,7 @@ def test_mirroring_weights_mirrors_the_output(awake):
 
 
 def test_transposing_weights_transposes_the_output(awake):
-    net = awake(UNet(1, width=8, heads=1))
+    net = awake(UNet(1, width=8, heads=1, attention=(-1,)))
     x, t = torch.randn(2, 1, 4, 8, dtype=torch.float64), torch.rand(2)
     out = net(x, t)
     for part in net.modules():
@@ -88,7 +88,7 @@ def test_a_concatenated_picture_of_another_size_is_refused():
 
 def test_attention_sits_where_it_was_asked_for():
     options = {"width": 8, "heads": 1, "multipliers": (1, 1, 1), "blocks": 2}
-    assert UNet(1, attention=(), **options).attentions == ()
+    assert UNet(1, **options).attentions == ()
     assert UNet(1, attention=(1,), **options).attentions == ("down.1.0", "down.1.1", "up.1.0", "up.1.1")
     deepest = ("down.2.0", "down.2.1", "middle", "up.2.0", "up.2.1")
     assert UNet(1, attention=(-1,), **options).attentions == UNet(1, attention=(2,), **options).attentions == deepest
@@ -112,4 +112,4 @@ def test_impossible_options_are_refused():
     with pytest.raises(OptionError, match=r"attention names the levels \[3\], but there are 3"):
         UNet(1, attention=(3,))
     with pytest.raises(OptionError, match=r"3 heads do not divide the 128 channels of attention 'down\.2\.0'"):
-        UNet(1, heads=3)
+        UNet(1, attention=(-1,), heads=3)

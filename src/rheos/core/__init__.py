@@ -5,13 +5,15 @@ from rheos.core.bounds import SlicedScoreMatching, VariationalBound
 from rheos.core.couplings import ExactOT, GivenPairs, Independent, PerCondition, Sinkhorn
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import RheosError
-from rheos.core.field import Field, Query, Reply, Routed, merge, spread
+from rheos.core.field import Field
 from rheos.core.flowmap import FlowMap
 from rheos.core.gibbs import Gibbs, Tilted, tilt
 from rheos.core.mixture import GaussianMixtureField
 from rheos.core.objectives import FlowMatching, Objective, Plan
 from rheos.core.paths import AffinePath, GeodesicPath, JointPath, Path, PathSample
 from rheos.core.premetrics import L1, MSE, Huber, Perceptual, PseudoHuber
+from rheos.core.query import Query, Reply, merge, spread
+from rheos.core.routed import Routed
 from rheos.core.schedules import EDM, GVP, VE, VP, Discrete, Linear, Schedule, SubVP
 from rheos.core.solver import Ask, Jump, Solver
 from rheos.core.sources import Dataset, FromCondition, FromSpace, Gaussian, Uniform

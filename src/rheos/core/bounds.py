@@ -15,7 +15,8 @@ from torch import Tensor
 from rheos.core.base import Cond, Loss
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError
-from rheos.core.field import Field, Query
+from rheos.core.field import Field
+from rheos.core.query import Query
 from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.paths import AffinePath
 from rheos.core.schedules import Discrete

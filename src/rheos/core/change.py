@@ -6,17 +6,17 @@ rescaled, the data and noise estimates stay, and the velocity is formed with the
 Reference: https://arxiv.org/abs/2510.21890; 2-Rectified Flow++, Lee et al. (2024), for VE to linear.
 """
 
-from typing import Self
-
 from rheos.core.errors import OptionError
-from rheos.core.field import Field, Query, Reply
+from rheos.core.field import Field
 from rheos.core.paths import AffinePath
+from rheos.core.query import Query, Reply
+from rheos.core.routed import Wrapped
 from rheos.core.state import affine, scale
 
 __all__ = ["OnPath"]
 
 
-class OnPath(Field):
+class OnPath(Wrapped):
     """`field` seen on another affine path.
 
     Args:
@@ -30,11 +30,10 @@ class OnPath(Field):
     def __init__(self, field: Field, path: AffinePath) -> None:
         if not isinstance(field.path, AffinePath):
             raise OptionError(f"Only an affine path can be changed, this field lives on {type(field.path).__name__}.")
-        super().__init__(field.net, path, "velocity", gaussian=field.gaussian, shape=field.shape)
-        self.base = field
+        super().__init__(field, path)
+        self.shift = 1.0  # the shift was chosen for the native path's noise levels
         self.native: AffinePath = field.path
         self.target = path
-        self.conditions = field.conditions
 
     @property
     def finite(self) -> tuple[float, float]:
@@ -48,27 +47,27 @@ class OnPath(Field):
         return float(self.target.law.t_of_lam(self.native.law.lam(t)))
 
     def answer(self, q: Query) -> Reply:
-        """Ask the native field for data and noise estimates at the matching time."""
-        own, factor = self.native.change(self.target, q.t)  # type: ignore[arg-type]
+        """Ask the native field for its own prediction at the matching time, and form the rest from that.
+
+        Raises:
+            OptionError: For a time by variable, which this change does not cover.
+        """
+        if isinstance(q.t, dict):
+            raise OptionError("A field on another path takes one time a row, not one a variable.")
+        own, factor = self.native.change(self.target, q.t)
         x = scale(factor, q.x)
-        head = self.base.answer(q._replace(x=x, t=own, kind=self.base.predicts)).value
-        data = self.native.convert(head, x, own, self.base.predicts, "data")
+        reply = self.base.answer(q._replace(x=x, t=own, kind=self.base.predicts))
+        data = self.native.convert(reply.value, x, own, self.base.predicts, "data")
         if q.kind == "data":
-            return Reply(data)
-        noise = self.native.convert(head, x, own, self.base.predicts, "noise")
+            return reply._replace(value=data)
+        noise = self.native.convert(reply.value, x, own, self.base.predicts, "noise")
         if q.kind == "noise":
-            return Reply(noise)
-        law = self.target.law
+            return reply._replace(value=noise)
         if q.kind == "score":
             self.check_score()
-            return Reply(scale(-1.0 / law.sigma(q.t), noise))  # type: ignore[arg-type]
-        return Reply(affine(law.d_alpha(q.t), data, law.d_sigma(q.t), noise))  # type: ignore[arg-type]
+        p, r = self.target.form(q.t, q.kind)
+        return reply._replace(value=affine(p, data, r, noise))
 
     def on(self, path: AffinePath | str) -> Field:
         """The native field on yet another path."""
         return self.base.on(path)
-
-    def train(self, mode: bool = True) -> Self:
-        """Pass the mode on."""
-        super().train(mode)
-        return self

@@ -46,6 +46,7 @@ KINDS: Mapping[str, str] = {
     **_kinds("core.premetrics", "L1", "MSE", "Huber", "Perceptual", "PseudoHuber"),
     **_kinds("core.weights", "SNR", "EDMWeight", "Likelihood", "Matched", "MinSNR", "One", "Sigmoid"),
     **_kinds("core.objectives", "FlowMatching"),
+    **_kinds("core.bounds", "SlicedScoreMatching", "VariationalBound"),
     **_kinds("core.field", "Field"),
     **_kinds("core.flowmap", "FlowMap"),
     **_kinds("nets.dit", "DiT"),

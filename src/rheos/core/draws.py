@@ -33,6 +33,7 @@ _GOLDEN = _signed(0x9E3779B97F4A7C15)
 _MIX1 = _signed(0xBF58476D1CE4E5B9)
 _MIX2 = _signed(0x94D049BB133111EB)
 _KEY2 = _signed(0xD6E8FEB86659FD93)
+_STREAM = _signed(0xD1342543DE82EF95)  # not the keys' multiplier, or row 1 of seed 0 would be row 0 of seed 1
 
 
 def _shift_xor(z: Tensor, by: int) -> Tensor:
@@ -79,7 +80,7 @@ def row_seeds(seed: int | Sequence[int] | Tensor, n: int) -> Tensor:
     """
     if isinstance(seed, Integral):
         index = torch.arange(n, dtype=torch.int64)
-        return _mix(_mix(index.mul_(_GOLDEN).add_(_word(int(seed))))) & ((1 << 53) - 1)
+        return _mix(_mix(index.mul_(_STREAM).add_(_word(int(seed))))) & ((1 << 53) - 1)
     seeds = torch.as_tensor(seed)
     if seeds.is_floating_point() or seeds.is_complex() or seeds.dtype == torch.bool:
         raise OptionError(f"seed must be an integer, or one integer a row, got {seed!r}.", seed=seed)
@@ -111,7 +112,7 @@ class Draws:
     def training(cls, seed: int, step: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> "Draws":
         """Streams of rows start..start+n of one training step: the same on any number of processes."""
         index = torch.arange(start, start + n, dtype=torch.int64, device=device)
-        return cls(_mix(_mix(index.mul_(_GOLDEN).add_(_word(seed))).add_(_word(step))))
+        return cls(_mix(_mix(index.mul_(_STREAM).add_(_word(seed))).add_(_word(step))))
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -120,7 +121,7 @@ class Draws:
         """Independent streams for a part of the work, named by `key`."""
         z = self.seed
         for part in key:
-            z = _mix(z * _GOLDEN + _word(part))
+            z = _mix(z * _STREAM + _word(part))
         return type(self)(z)
 
     def select(self, index: Tensor | slice) -> "Draws":

@@ -109,7 +109,8 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 def missing_extra(feature: str, package: str, extra: str) -> MissingExtraError:
     """The error for a feature whose optional package is absent, with the command that installs it."""
     return MissingExtraError(
-        f"{feature} needs the package {package!r}, which is not installed. Install it with: pip install 'rheos[{extra}]'.",
+        f"{feature} needs the package {package!r}, which is not installed. "
+        f"Install it with: pip install 'rheos[{extra}]'.",
         package=package,
         extra=extra,
     )

@@ -6,61 +6,18 @@ the path's algebra from the head's own output.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Self
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from rheos.core.base import Cond
-from rheos.core.errors import (
-    ConditionError,
-    OptionError,
-    ShapeError,
-    SourceNotGaussianError,
-    TimeError,
-    check_choice,
-)
+from rheos.core.errors import ConditionError, OptionError, SourceNotGaussianError, TimeError, check_choice
 from rheos.core.paths import KINDS, AffinePath, GeodesicPath, Kind, Path, Time
-from rheos.core.state import State, concat, device_of, dtype_of, like, map_state, rows, split
+from rheos.core.query import Name, Query, Reply, merge, spread
+from rheos.core.state import State, device_of, dtype_of, like, rows
 
-__all__ = ["Field", "Name", "Query", "Reply", "Routed", "merge", "spread"]
-
-Name = tuple[str | int, ...]
-
-
-class Query(NamedTuple):
-    """What the loop asks of a network.
-
-    Args:
-        x: State, rows first (all branches one after another).
-        t: One clock for all rows (float), or float64 with a shape that is a prefix of x's.
-        span: The interval being stepped over, (start, end).
-        cond: Conditions, rows first.
-        kind: What is asked: "velocity", "data", "noise", "score", or "average" over the span.
-        branches: Names and row counts, in the order of the rows.
-        memory: The field's own per-row state, or None.
-        grad: Whether the answer must be differentiable.
-        taps: Attention hooks.
-        rows: Which rows of the flight are asked for, or None for all.
-    """
-
-    x: State
-    t: Time
-    span: tuple[Time, Time]
-    cond: Cond
-    kind: Kind = "velocity"
-    branches: tuple[tuple[Name, int], ...] = ()
-    memory: State | None = None
-    grad: bool = False
-    taps: tuple[Callable[..., Tensor], ...] = ()
-    rows: Tensor | None = None
-
-
-class Reply(NamedTuple):
-    """A network's answer and its new per-row memory."""
-
-    value: State
-    memory: State | None = None
+__all__ = ["Field", "Name", "Query", "Reply", "check_time", "merge", "spread"]
 
 
 class Field(nn.Module):
@@ -123,18 +80,27 @@ class Field(nn.Module):
         self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._meet_net()
         return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What states are drawn in: float64 for a float64 network, else float32."""
+        return self._clock
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network (or a field's own tables) lives."""
+        first = next(self.parameters(), next(self.buffers(), None))
+        return first.device if first is not None else torch.device("cpu")
 
     @property
     def finite(self) -> tuple[float, float]:
         """Times between which a velocity formed from the head's output is finite."""
         low = 1e-3 if self.predicts in ("noise", "score") else 0.0
         high = {"data": 1 - 1e-5, "score": 1 - 1e-3}.get(self.predicts, 1.0)
-        if isinstance(self.path, AffinePath) and self.path.law.d_sigma(1.0) == -float("inf"):
-            high = min(high, 1 - 1e-5)
-        return low, high
+        return max(low, self.path.finite[0]), min(high, self.path.finite[1])
 
     edges: tuple[float, ...] = ()
     """Times that no solver step should straddle (fields made of blocks have some)."""
@@ -205,7 +171,7 @@ class Field(nn.Module):
         if isinstance(t, Tensor):
             t = t.to(device=device_of(x), dtype=self._clock)
             return t.expand(rows(x)) if t.ndim == 0 else t
-        return {n: self.door(v, x) for n, v in t.items()}  # type: ignore[misc]
+        return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
     def null(self, cond: Cond) -> Cond:
         """The same conditions with every value null: the unconditional branch."""
@@ -217,7 +183,7 @@ class Field(nn.Module):
             raise ConditionError(
                 f"The network has no null value for {name!r}. Give it a method null(name, rows), or the condition."
             )
-        return make(name, n)  # type: ignore[no-any-return]
+        return cast(Tensor, make(name, n))
 
     def complete(self, cond: Cond, n: int) -> Cond:
         """Null values for absent conditions.
@@ -230,6 +196,11 @@ class Field(nn.Module):
             known = ", ".join(sorted(self.conditions)) or "none"
             raise ConditionError(f"Unknown condition {', '.join(unknown)}; this network takes: {known}.")
         return {name: cond[name] if name in cond else self._null(name, n) for name in sorted(self.conditions)}
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it has a memory, so that the loop must carry one."""
+        return type(self).memory is not Field.memory
 
     def memory(self, x: State) -> State | None:
         """Per-row state to begin a trajectory with; plain networks have none."""
@@ -258,7 +229,10 @@ def check_time(t: Time, x: State) -> Time:
             is not read), or a shape that is not a prefix of the state's.
     """
     if isinstance(t, dict):
-        return {n: check_time(v, x[n]) for n, v in t.items()}  # type: ignore[call-overload, misc]
+        if not isinstance(x, dict) or x.keys() != t.keys():
+            came = sorted(x) if isinstance(x, dict) else "a tensor"
+            raise TimeError(f"Times are given for {sorted(t)}, the state has {came}.")
+        return {n: cast(Tensor, check_time(v, x[n])) for n, v in t.items()}
     if isinstance(t, Tensor):
         if not t.is_floating_point():
             raise TimeError(f"Times are floats in [0, 1], got dtype {t.dtype}. Divide a step index by its last step.")
@@ -271,111 +245,3 @@ def check_time(t: Time, x: State) -> Time:
     if not 0 <= t <= 1:
         raise TimeError(f"Times lie in [0, 1], got {t}. t = 0 is noise, t = 1 is data.")
     return float(t)
-
-
-class Routed(Field):
-    """A field whose branches are answered by different fields: a weak model beside a strong one.
-
-    Args:
-        main: Answers every branch that no other claims.
-        **others: Field by the last part of a branch's name.
-
-    Raises:
-        OptionError: If the paths differ: their velocities could not be mixed.
-    """
-
-    def __init__(self, main: Field, **others: Field) -> None:
-        super().__init__(
-            main.net, main.path, main.predicts, shift=main.shift, gaussian=main.gaussian, shape=main.shape
-        )
-        for name, other in others.items():
-            if other.path != main.path:
-                raise OptionError(
-                    f"Field {name!r} lives on {other.path}, the main one on {main.path}. Move it: field.on(path)."
-                )
-        self.main = main
-        self.others = nn.ModuleDict(others)
-        self.conditions = main.conditions
-
-    def answer(self, q: Query) -> Reply:
-        """Send each branch to its field and put the replies back in order."""
-        if not any(name and name[-1] in self.others for name, _ in q.branches):
-            return self.main.answer(q)
-        values = []
-        for part, (name, _) in zip(spread_query(q), q.branches, strict=True):
-            one = self.others[name[-1]] if name and name[-1] in self.others else self.main  # type: ignore[index]
-            values.append(one.answer(part).value)  # type: ignore[operator]
-        return Reply(concat(values))
-
-
-def _cut_time(t: Time, sizes: list[int]) -> list[Time]:
-    if isinstance(t, Tensor) and t.ndim and t.shape[0] == sum(sizes):
-        return list(t.split(sizes))
-    if isinstance(t, dict):
-        parts = {n: _cut_time(v, sizes) for n, v in t.items()}
-        return [{n: p[i] for n, p in parts.items()} for i in range(len(sizes))]  # type: ignore[misc]
-    return [t] * len(sizes)
-
-
-def spread_query(q: Query) -> list[Query]:
-    """One query a branch."""
-    sizes = [n for _, n in q.branches]
-    x, t = split(q.x, sizes), _cut_time(q.t, sizes)
-    start, end = _cut_time(q.span[0], sizes), _cut_time(q.span[1], sizes)
-    cond = {name: v.split(sizes) for name, v in q.cond.items()}
-    memory = split(q.memory, sizes) if q.memory is not None else [None] * len(sizes)
-    return [
-        q._replace(
-            x=x[i],
-            t=t[i],
-            span=(start[i], end[i]),
-            cond={n: v[i] for n, v in cond.items()},
-            branches=(branch,),
-            memory=memory[i],
-        )
-        for i, branch in enumerate(q.branches)
-    ]
-
-
-def _row_time(t: Time, n: int, device: torch.device) -> Time:
-    if isinstance(t, dict):
-        return {k: _row_time(v, n, device) for k, v in t.items()}  # type: ignore[misc]
-    if isinstance(t, Tensor):
-        return t.to(device).expand(n, *t.shape[1:])
-    return torch.full((n,), t, dtype=torch.float64, device=device)
-
-
-def merge(queries: list[Query]) -> Query:
-    """Many requests at different times of their flows, joined into one network call.
-
-    Raises:
-        OptionError: If they ask different kinds, or for different taps, gradients or conditions.
-    """
-    first = queries[0]
-    if len(queries) == 1:
-        return first
-    for q in queries:
-        if (q.kind, q.grad, q.taps, q.cond.keys()) != (first.kind, first.grad, first.taps, first.cond.keys()):
-            raise OptionError("Only queries of one kind, with the same taps, gradient mode and conditions, can merge.")
-    device, sizes = device_of(first.x), [rows(q.x) for q in queries]
-
-    def times(pick: Callable[[Query], Time]) -> Time:
-        parts = [_row_time(pick(q), n, device) for q, n in zip(queries, sizes, strict=True)]
-        return concat(parts)  # type: ignore[arg-type]
-
-    return first._replace(
-        x=concat([q.x for q in queries]),
-        t=times(lambda q: q.t),
-        span=(times(lambda q: q.span[0]), times(lambda q: q.span[1])),
-        cond={name: torch.cat([q.cond[name] for q in queries]) for name in first.cond},
-        branches=tuple(((i, *name), n) for i, q in enumerate(queries) for name, n in q.branches),
-        memory=None if first.memory is None else concat([q.memory for q in queries]),  # type: ignore[misc]
-        rows=None,
-    )
-
-
-def spread(reply: Reply, queries: list[Query]) -> list[Reply]:
-    """Cut the reply to a merged query into the replies of its parts."""
-    sizes = [rows(q.x) for q in queries]
-    memory = split(reply.memory, sizes) if reply.memory is not None else [None] * len(sizes)
-    return [Reply(v, m) for v, m in zip(split(reply.value, sizes), memory, strict=True)]

@@ -8,14 +8,15 @@ Boffi et al. (2024).
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from rheos.core.errors import OptionError
-from rheos.core.field import Query, Reply
-from rheos.core.paths import AffinePath, Path
+from rheos.core.paths import AffinePath, Path, Time
+from rheos.core.query import Query, Reply
 from rheos.core.state import expand
 
 __all__ = ["FlowMap", "consistency", "ctm_average", "eulerian_target", "lagrangian_residual", "semigroup_residual"]
@@ -45,13 +46,13 @@ class FlowMap(nn.Module):
         self.path: Path = AffinePath(path) if isinstance(path, str) else path
         self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
 
-    def forward(self, x: Tensor, s: float | Tensor, t: float | Tensor, **cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, s: Time, t: Time, **cond: Tensor) -> Tensor:
         """The average velocity between s and t of the flow through x at s."""
-        return self.net(x, _clock(s, x), _clock(t, x), **cond)  # type: ignore[no-any-return]
+        return cast(Tensor, self.net(x, _clock(s, x), _clock(t, x), **cond))
 
-    def jump(self, x: Tensor, s: float | Tensor, t: float | Tensor, **cond: Tensor) -> Tensor:
-        """X_{s -> t}(x)."""
-        return x + expand(_clock(t, x) - _clock(s, x), x) * self(x, s, t, **cond)
+    def jump(self, x: Tensor, s: Time, t: Time, **cond: Tensor) -> Tensor:
+        r"""$X_{s \to t}(x)$."""
+        return x + expand(_clock(t, x) - _clock(s, x), x) * self.forward(x, s, t, **cond)
 
     def answer(self, q: Query) -> Reply:
         """The average over the query's span, or the velocity on the diagonal.
@@ -60,13 +61,15 @@ class FlowMap(nn.Module):
             OptionError: For other kinds.
         """
         if q.kind == "average":
-            return Reply(self(q.x, q.span[0], q.span[1], **q.cond))
+            return Reply(self.forward(cast(Tensor, q.x), q.span[0], q.span[1], **q.cond))
         if q.kind == "velocity":
-            return Reply(self(q.x, q.t, q.t, **q.cond))
+            return Reply(self.forward(cast(Tensor, q.x), q.t, q.t, **q.cond))
         raise OptionError(f"A flow map answers 'average' and 'velocity', not {q.kind!r}.")
 
 
-def _clock(t: float | Tensor, x: Tensor) -> Tensor:
+def _clock(t: Time, x: Tensor) -> Tensor:
+    if isinstance(t, dict):
+        raise OptionError("A flow map has one time a row, not one a variable.")
     clock = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.as_tensor(t, dtype=clock, device=x.device).expand(x.shape[0])
 
@@ -74,17 +77,17 @@ def _clock(t: float | Tensor, x: Tensor) -> Tensor:
 def semigroup_residual(
     u: Average, x: Float[Tensor, "b *d"], s: Tensor, r: Tensor, t: Tensor, **cond: Tensor
 ) -> Float[Tensor, "b *d"]:
-    """X_{s -> t}(x) - X_{r -> t}(X_{s -> r}(x)), divided by t - s."""
+    r"""$X_{s \to t}(x) - X_{r \to t}(X_{s \to r}(x))$, divided by t - s."""
     direct = u(x, s, t, **cond)
-    middle = x + expand(r - s, x) * u(x, s, r, **cond)
-    detour = expand(r - s, x) * u(x, s, r, **cond) + expand(t - r, x) * u(middle, r, t, **cond)
+    first = expand(r - s, x) * u(x, s, r, **cond)
+    detour = first + expand(t - r, x) * u(x + first, r, t, **cond)
     return direct - detour / expand(t - s, x)
 
 
 def eulerian_target(
     u: Average, v: Float[Tensor, "b *d"], x: Float[Tensor, "b *d"], s: Tensor, t: Tensor, **cond: Tensor
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-    r"""(u, v + (t - s)(\partial_s u + \nabla_x u \cdot v)): the value and the target that MeanFlow regresses on.
+    r"""$(u,\; v + (t - s)(\partial_s u + \nabla_x u \cdot v))$: the value and the target that MeanFlow regresses on.
 
     One forward-mode pass with tangents (v, 1, 0); the caller detaches the target.
 
@@ -96,7 +99,7 @@ def eulerian_target(
         t: End, (B,).
         **cond: Conditions.
     """
-    value, slope = torch.func.jvp(
+    value, slope = torch.func.jvp(  # type: ignore[misc]  # without has_aux it returns two
         lambda a, b, c: u(a, b, c, **cond), (x, s, t), (v, torch.ones_like(s), torch.zeros_like(t))
     )
     return value, v + expand(t - s, x) * slope
@@ -106,13 +109,15 @@ def lagrangian_residual(
     u: Average, velocity: Callable[..., Tensor], x: Float[Tensor, "b *d"], s: Tensor, t: Tensor, **cond: Tensor
 ) -> Float[Tensor, "b *d"]:
     r"""$u + (t - s) \partial_t u - v(X_{s \to t}(x), t)$."""
-    value, slope = torch.func.jvp(lambda c: u(x, s, c, **cond), (t,), (torch.ones_like(t),))
-    arrived = x + expand(t - s, x) * value
-    return value + expand(t - s, x) * slope - velocity(arrived, t, **cond)
+    value, slope = torch.func.jvp(  # type: ignore[misc]
+        lambda c: u(x, s, c, **cond), (t,), (torch.ones_like(t),)
+    )
+    arrived: Tensor = x + expand(t - s, x) * value
+    return cast(Tensor, value + expand(t - s, x) * slope - velocity(arrived, t, **cond))
 
 
 def consistency(u: Average, x: Float[Tensor, "b *d"], s: Tensor, **cond: Tensor) -> Float[Tensor, "b *d"]:
-    """f(x, s) = X_{s -> 1}(x): a consistency model; f(x, 1) = x."""
+    r"""$f(x, s) = X_{s \to 1}(x)$: a consistency model; f(x, 1) = x."""
     return x + expand(1 - s, x) * u(x, s, torch.ones_like(s), **cond)
 
 

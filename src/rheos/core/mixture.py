@@ -6,14 +6,18 @@ guides and editors are tested against it.
 """
 
 import math
+from typing import cast
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rheos.core.errors import OptionError, ShapeError
-from rheos.core.field import Field, Query, Reply
-from rheos.core.paths import AffinePath, Time
-from rheos.core.state import affine, expand
+from rheos.core.errors import OptionError, ShapeError, check_choice
+from rheos.core.field import Field
+from rheos.core.paths import KINDS, AffinePath, Time
+from rheos.core.query import Query, Reply
+from rheos.core.schedules import Schedule
+from rheos.core.state import affine
 
 __all__ = ["GaussianMixtureField"]
 
@@ -44,6 +48,8 @@ class GaussianMixtureField(Field):
     log_weights: Tensor
     classes: Tensor
 
+    path: AffinePath
+
     def __init__(
         self,
         means: Tensor | list[list[float]],
@@ -57,18 +63,24 @@ class GaussianMixtureField(Field):
         if m.ndim != 2 or s.shape not in ((len(m),), m.shape):
             raise ShapeError(f"means are (K, D) and stds (K,) or (K, D), got {tuple(m.shape)} and {tuple(s.shape)}.")
         super().__init__(nn.Identity(), path, "velocity", shape=(m.shape[1],))
-        w = torch.ones(len(m), dtype=torch.float64) if weights is None else torch.as_tensor(weights, dtype=torch.float64)
+        w = torch.as_tensor([1.0] * len(m) if weights is None else weights, dtype=torch.float64)
         if w.shape != (len(m),) or not bool((w > 0).all()) or not bool((s > 0).all()):
-            raise OptionError(f"weights (K,) and stds must be positive, got weights {w.tolist()}.")
+            raise OptionError(
+                f"{len(m)} weights and all stds must be positive, got {w.tolist()} and stds from {float(s.min())}."
+            )
         self.register_buffer("means", m)
         self.register_buffer("variances", (s if s.ndim == 2 else s[:, None].expand_as(m)).square())
         self.register_buffer("log_weights", (w / w.sum()).log())
         classes = torch.zeros(len(m), dtype=torch.int64) if labels is None else torch.as_tensor(labels)
+        if classes.shape != (len(m),):
+            raise ShapeError(f"labels are one class a component, ({len(m)},), got {tuple(classes.shape)}.")
         self.register_buffer("classes", classes)
         self.conditions = frozenset() if labels is None else frozenset({"label"})
 
     @classmethod
-    def fit(cls, x: Float[Tensor, "n *d"], components: int = 10, path: AffinePath | str = "linear", seed: int = 0) -> "GaussianMixtureField":
+    def fit(
+        cls, x: Float[Tensor, "n *d"], components: int = 10, path: AffinePath | str = "linear", seed: int = 0
+    ) -> "GaussianMixtureField":
         """The mixture that fits real rows best (expectation maximisation, diagonal covariances).
 
         Args:
@@ -93,9 +105,9 @@ class GaussianMixtureField(Field):
 
     def _components(self, x: Tensor, t: Time, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Joint log weight (B, K), deviation (B, K, D), marginal variance (B, K, D) and the alpha of each row."""
-        law = self.path.law  # type: ignore[attr-defined]
-        clock = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(x.shape[0])
-        a, s = (f(clock)[:, None, None] for f in (law.alpha, law.sigma))
+        a, s = (
+            cast(Tensor, f(self._clock_of(t, x)))[:, None, None] for f in (self.path.law.alpha, self.path.law.sigma)
+        )
         flat = x.flatten(1).double()
         gap = flat[:, None] - a * self.means
         variance = a * a * self.variances + s * s
@@ -107,6 +119,11 @@ class GaussianMixtureField(Field):
             log = log - torch.where(fits, self.log_weights, -torch.inf).logsumexp(1, keepdim=True)
         return log, gap, variance, a
 
+    def _clock_of(self, t: Time, x: Tensor) -> Tensor:
+        if isinstance(t, dict):
+            raise ShapeError("A mixture has one time a row, not one a variable.")
+        return torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(x.shape[0])
+
     def posterior(
         self, x: Float[Tensor, "b *d"], t: Time, label: Tensor | None = None
     ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k dim"], Float[Tensor, "b k dim"]]:
@@ -117,7 +134,7 @@ class GaussianMixtureField(Field):
         return log.softmax(1), self.means + gain * gap, left.expand_as(gap)
 
     def log_density(self, x: Float[Tensor, "b *d"], t: Time = 1.0, label: Tensor | None = None) -> Float[Tensor, " b"]:
-        """ln p_t(x) in nats, float64."""
+        """The log density of the marginal at t, in nats, float64."""
         return self._components(x, t, label)[0].logsumexp(1)
 
     def responsibilities(self, x: Float[Tensor, "b *d"], t: Time = 1.0) -> Float[Tensor, "b k"]:
@@ -126,36 +143,31 @@ class GaussianMixtureField(Field):
 
     def answer(self, q: Query) -> Reply:
         """The exact estimate of any kind."""
-        x: Tensor = q.x  # type: ignore[assignment]
+        check_choice("kind", q.kind, KINDS)
+        x = cast(Tensor, q.x)
         cond = q.cond if q.cond.keys() == self.conditions else self.complete(q.cond, len(x))
-        log, gap, variance, a = self._components(x, q.t, cond.get("label"))
+        t = self._clock_of(q.t, x)
+        log, gap, variance, a = self._components(x, t, cond.get("label"))
         weight = log.softmax(1)[..., None]
         data = (weight * (self.means + a * self.variances / variance * gap)).sum(1)
-        score = -(weight * gap / variance).sum(1)
-        law, flat = self.path.law, x.flatten(1).double()  # type: ignore[attr-defined]
-        clock = torch.as_tensor(q.t, dtype=torch.float64, device=x.device)
-        noise = -expand(law.sigma(clock), flat) * score  # type: ignore[operator]
-        value: Tensor
-        if q.kind == "data":
-            value = data
-        elif q.kind == "score":
-            value = score
-        elif q.kind == "noise":
-            value = noise
-        elif q.kind == "velocity":
-            value = self._velocity(clock, data, noise, weight, gap, variance)
-        else:
-            value = self.path.convert(data, flat, clock, "data", q.kind)  # type: ignore[assignment]
+        pull = (weight * gap / variance).sum(1)  # minus the score, so that x0 = sigma pull
+        value = self._form(q.kind, t, data, pull)
         return Reply(value.reshape(x.shape).to(x.dtype))
 
-    def _velocity(
-        self, t: Tensor, data: Tensor, noise: Tensor, weight: Tensor, gap: Tensor, variance: Tensor
-    ) -> Tensor:
-        """alpha' x1 + sigma' x0, with sigma sigma' in one piece, which stays finite where sigma' does not."""
-        law = self.path.law  # type: ignore[attr-defined]
-        both = 0.5 * _d_sigma_squared(law, t)
-        pull = (weight * gap / variance).sum(1)
-        return affine(law.d_alpha(t), data, both, pull)  # type: ignore[return-value]
+    def _form(self, kind: str, t: Tensor, data: Tensor, pull: Tensor) -> Tensor:
+        """An estimate of any kind from the data estimate and the pull, finite at both ends of time."""
+        law = self.path.law
+        if kind == "data":
+            return data
+        if kind == "score":
+            return -pull
+        if kind == "velocity":  # alpha' x1 + sigma' x0, with sigma sigma' in one piece
+            return cast(Tensor, affine(law.d_alpha(t), data, 0.5 * _d_sigma_squared(law, t), pull))
+        noise = cast(Tensor, law.sigma(t))[:, None] * pull
+        if kind == "noise":
+            return noise
+        p, q = self.path.form(t, kind)
+        return cast(Tensor, affine(p, data, q, noise))
 
     def flow_map(self, x: Float[Tensor, "b d"], s: Time, t: Time) -> Float[Tensor, "b d"]:
         r"""The exact solution $X_{s \to t}(x) = \alpha_t \mu + \sqrt{V_t / V_s} (x - \alpha_s \mu)$ of one component.
@@ -165,11 +177,12 @@ class GaussianMixtureField(Field):
         """
         if len(self.means) != 1:
             raise OptionError(f"Only one component has a closed flow map, this mixture has {len(self.means)}.")
-        law = self.path.law  # type: ignore[attr-defined]
+        law = self.path.law
         start, end = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1) for v in (s, t))
         before = law.alpha(start) ** 2 * self.variances + law.sigma(start) ** 2
         after = law.alpha(end) ** 2 * self.variances + law.sigma(end) ** 2
-        moved = law.alpha(end) * self.means + (after / before).sqrt() * (x.double() - law.alpha(start) * self.means)
+        stretch = (after / before).sqrt()
+        moved = law.alpha(end) * self.means + stretch * (x.double() - law.alpha(start) * self.means)
         return moved.to(x.dtype)
 
     def sample_data(self, n: int, seed: int = 0) -> Float[Tensor, "n d"]:
@@ -177,18 +190,16 @@ class GaussianMixtureField(Field):
         from rheos.core.draws import Draws, row_seeds
 
         draws = Draws(row_seeds(seed, n))
-        which = torch.searchsorted(self.log_weights.exp().cumsum(0), draws.uniform("component")).clamp(
-            max=len(self.means) - 1
-        )
-        z = draws.normal(torch.empty(n, self.means.shape[1], dtype=torch.float64), "data")
-        return self.means[which] + self.variances[which].sqrt() * z  # type: ignore[operator]
+        edges = self.log_weights.exp().cumsum(0)
+        which = torch.searchsorted(edges, draws.uniform("component")).clamp(max=len(self.means) - 1)
+        z = cast(Tensor, draws.normal(torch.empty(n, self.means.shape[1], dtype=torch.float64), "data"))
+        return self.means[which] + self.variances[which].sqrt() * z
 
 
-def _d_sigma_squared(law: object, t: Tensor) -> Tensor:
-    """d(sigma^2)/dt = 2 sigma sigma', also where sigma' is infinite and sigma zero."""
-    sigma, slope = law.sigma(t), law.d_sigma(t)  # type: ignore[attr-defined]
-    product = 2 * sigma * slope
-    if bool(torch.as_tensor(product).isnan().any()):
+def _d_sigma_squared(law: Schedule, t: Tensor) -> Tensor:
+    """The derivative of sigma^2, also where sigma' is infinite and sigma zero."""
+    product = cast(Tensor, 2 * law.sigma(t) * law.d_sigma(t))
+    if bool(product.isnan().any()):
         near = t.clamp(max=1 - 1e-9)
-        product = torch.where(product.isnan(), 2 * law.sigma(near) * law.d_sigma(near), product)  # type: ignore[attr-defined]
-    return torch.as_tensor(product)
+        product = torch.where(product.isnan(), cast(Tensor, 2 * law.sigma(near) * law.d_sigma(near)), product)
+    return product

@@ -16,7 +16,8 @@ from rheos.core.base import Cond, Context, Coupling, Loss, Premetric, Source, Ti
 from rheos.core.couplings import Independent, check_pairs, coupling
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, ShapeError, check_choice
-from rheos.core.field import Field, Query
+from rheos.core.field import Field
+from rheos.core.query import Query
 from rheos.core.paths import KINDS, Kind
 from rheos.core.premetrics import premetric
 from rheos.core.sources import Gaussian, source

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Scalar", "cos", "divide", "exp", "expm1", "log", "log1p", "sigmoid", "sin", "sqrt", "where"]
+__all__ = ["Scalar", "cos", "divide", "exp", "expm1", "log", "log1p", "power", "sigmoid", "sin", "sqrt", "where"]
 
 Scalar = float | Tensor
 
@@ -51,6 +51,13 @@ def sqrt(z: Scalar) -> Scalar:
     if isinstance(z, Tensor):
         return z.sqrt()
     return math.sqrt(z) if z >= 0 else math.nan
+
+
+def power(z: Scalar, exponent: float) -> Scalar:
+    """The power of a number that is not negative."""
+    if isinstance(z, Tensor):
+        return z.pow(exponent)
+    return math.pow(z, exponent)
 
 
 def sin(z: Scalar) -> Scalar:

@@ -10,6 +10,8 @@ Reference: The Principles of Diffusion Models, Lai et al. (2025), https://arxiv.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -69,18 +71,23 @@ class Linear(Schedule):
             raise OptionError(f"sigma_min must lie in [0, 1), got {self.sigma_min}.")
 
     def alpha(self, t: Scalar) -> Scalar:
+        """$t$."""
         return t
 
     def sigma(self, t: Scalar) -> Scalar:
+        r"""$1 - (1 - \sigma_{min}) t$."""
         return 1.0 - (1.0 - self.sigma_min) * t
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        """One."""
         return 0.0 * t + 1.0
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-(1 - \sigma_{min})$."""
         return 0.0 * t - (1.0 - self.sigma_min)
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
+        r"""$1 / (1 - \sigma_{min} + e^{-\lambda})$."""
         if self.sigma_min == 0:
             return sc.sigmoid(lam)
         return sc.where(lam > 0, 1 / (1 - self.sigma_min + sc.exp(-lam)), sc.exp(_low(lam)) / self._denominator(lam))
@@ -90,7 +97,7 @@ class Linear(Schedule):
 
 
 def _low(lam: Scalar) -> Scalar:
-    """lam cut at 0 from above, so that its exponential cannot overflow in the branch not taken."""
+    """Cut lambda at 0 from above, so that its exponential cannot overflow in the branch not taken."""
     return lam.clamp(max=0.0) if isinstance(lam, torch.Tensor) else min(lam, 0.0)
 
 
@@ -100,26 +107,31 @@ class GVP(Schedule):
     """alpha = sin(pi t / 2), sigma = cos(pi t / 2): variance preserving, "cosine"."""
 
     def alpha(self, t: Scalar) -> Scalar:
+        r"""$\sin(\pi t / 2)$."""
         return sc.sin(t * (math.pi / 2))
 
     def sigma(self, t: Scalar) -> Scalar:
-        return sc.sin((1 - t) * (math.pi / 2))  # exactly zero at t = 1
+        r"""$\cos(\pi t / 2)$, exactly zero at t = 1."""
+        return sc.sin((1 - t) * (math.pi / 2))
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        r"""$\frac\pi2 \sigma$."""
         return self.sigma(t) * (math.pi / 2)
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-\frac\pi2 \alpha$."""
         return self.alpha(t) * (-math.pi / 2)
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
+        r"""$\frac2\pi \arctan e^\lambda$."""
         if isinstance(lam, torch.Tensor):
             return torch.atan(lam.exp()) * (2 / math.pi)
-        return math.atan(sc.exp(lam)) * (2 / math.pi)  # type: ignore[arg-type]
+        return math.atan(math.exp(min(lam, 700.0))) * (2 / math.pi)
 
 
 @dataclass(frozen=True)
 class _LinearBeta(Schedule):
-    """ln alpha = -s^2 (beta_max - beta_min) / 4 - s beta_min / 2 with s = 1 - t."""
+    r"""$\ln\alpha = -\frac14 s^2 (\beta_{max} - \beta_{min}) - \frac12 s \beta_{min}$ with s = 1 - t."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -136,9 +148,11 @@ class _LinearBeta(Schedule):
         return self.beta_min + (1 - t) * (self.beta_max - self.beta_min)
 
     def alpha(self, t: Scalar) -> Scalar:
+        """The exponential of the formula above."""
         return sc.exp(self._log_alpha(t))
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        r"""$\frac12 \beta \alpha$."""
         return 0.5 * self._beta(t) * self.alpha(t)
 
     def _t_of_log_alpha(self, log_alpha: Scalar) -> Scalar:
@@ -159,20 +173,24 @@ class VP(_LinearBeta):
     """
 
     def sigma(self, t: Scalar) -> Scalar:
+        r"""$\sqrt{1 - \alpha^2}$ without cancellation."""
         return sc.sqrt(-sc.expm1(2 * self._log_alpha(t)))
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-\alpha \dot\alpha / \sigma$, infinite at t = 1."""
         return -sc.divide(self.alpha(t) * self.d_alpha(t), self.sigma(t))
 
     def lam(self, t: Scalar) -> Scalar:
+        r"""$\ln\alpha - \frac12 \ln(1 - \alpha^2)$."""
         return self._log_alpha(t) - 0.5 * sc.log(-sc.expm1(2 * self._log_alpha(t)))
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
+        r"""Solves a quadratic equation for $\ln\alpha$."""
         return self._t_of_log_alpha(_log_alpha_vp(lam))
 
 
 def _log_alpha_vp(lam: Scalar) -> Scalar:
-    """ln alpha where alpha^2 + sigma^2 = 1: -ln(1 + e^{-2 lam}) / 2, stable on both sides."""
+    """The logarithm of alpha where alpha^2 + sigma^2 = 1: -ln(1 + e^{-2 lam}) / 2, stable on both sides."""
     if isinstance(lam, torch.Tensor):
         return -0.5 * torch.nn.functional.softplus(-2 * lam)
     return -0.5 * (math.log1p(math.exp(-2 * lam)) if lam > 0 else -2 * lam + math.log1p(math.exp(2 * lam)))
@@ -191,18 +209,22 @@ class SubVP(_LinearBeta):
     """
 
     def sigma(self, t: Scalar) -> Scalar:
+        r"""$1 - \alpha^2$ without cancellation."""
         return -sc.expm1(2 * self._log_alpha(t))
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-2 \alpha \dot\alpha$."""
         return -2 * self.alpha(t) * self.d_alpha(t)
 
     def lam(self, t: Scalar) -> Scalar:
+        r"""$\ln\alpha - \ln(1 - \alpha^2)$."""
         return self._log_alpha(t) - sc.log(-sc.expm1(2 * self._log_alpha(t)))
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
+        r"""Solves $\ln\alpha = -\mathrm{arsinh}(e^{-\lambda} / 2)$."""
         # alpha solves alpha / (1 - alpha^2) = e^lam, so ln alpha = -arsinh(e^{-lam} / 2)
         if isinstance(lam, torch.Tensor):
-            return self._t_of_log_alpha(-torch.asinh(0.5 * (-lam).exp()))
+            return self._t_of_log_alpha(-torch.asinh(0.5 * (-lam).clamp(max=700.0).exp()))
         return self._t_of_log_alpha(-math.asinh(0.5 * math.exp(min(-lam, 700.0))))
 
 
@@ -225,21 +247,27 @@ class VE(Schedule):
         _check_sigmas(self.sigma_min, self.sigma_max)
 
     def alpha(self, t: Scalar) -> Scalar:
+        """One."""
         return 0.0 * t + 1.0
 
     def sigma(self, t: Scalar) -> Scalar:
+        r"""$\sigma_{min} (\sigma_{max} / \sigma_{min})^{1 - t}$."""
         return sc.exp(math.log(self.sigma_min) + (1 - t) * math.log(self.sigma_max / self.sigma_min))
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        """Zero."""
         return 0.0 * t
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-\sigma \ln(\sigma_{max} / \sigma_{min})$."""
         return -self.sigma(t) * math.log(self.sigma_max / self.sigma_min)
 
     def lam(self, t: Scalar) -> Scalar:
+        r"""$-\ln\sigma$, linear in t."""
         return -math.log(self.sigma_min) - (1 - t) * math.log(self.sigma_max / self.sigma_min)
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
+        """Linear in lambda."""
         return 1 + (lam + math.log(self.sigma_min)) / math.log(self.sigma_max / self.sigma_min)
 
 
@@ -267,25 +295,35 @@ class EDM(Schedule):
         if not self.rho >= 1:
             raise OptionError(f"rho must be at least 1, got {self.rho}.")
 
+    @property
+    def _ends(self) -> tuple[float, float]:
+        """The roots of sigma at t = 0 and t = 1."""
+        return math.pow(self.sigma_max, 1 / self.rho), math.pow(self.sigma_min, 1 / self.rho)
+
     def _root(self, t: Scalar) -> Scalar:
-        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        high, low = self._ends
         return high + t * (low - high)
 
     def alpha(self, t: Scalar) -> Scalar:
+        """One."""
         return 0.0 * t + 1.0
 
     def sigma(self, t: Scalar) -> Scalar:
-        return self._root(t) ** self.rho
+        """The formula above."""
+        return sc.power(self._root(t), self.rho)
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        """Zero."""
         return 0.0 * t
 
     def d_sigma(self, t: Scalar) -> Scalar:
-        slope = self.sigma_min ** (1 / self.rho) - self.sigma_max ** (1 / self.rho)
-        return self.rho * slope * self._root(t) ** (self.rho - 1)
+        r"""$\rho\, (\sigma_{min}^{1/\rho} - \sigma_{max}^{1/\rho})\, \sigma^{1 - 1/\rho}$."""
+        high, low = self._ends
+        return self.rho * (low - high) * sc.power(self._root(t), self.rho - 1)
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
-        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
+        r"""Inverts $\sigma = e^{-\lambda}$."""
+        high, low = self._ends
         return (sc.exp(-lam / self.rho) - high) / (low - high)
 
 
@@ -316,14 +354,30 @@ class Discrete(Schedule):
 
     def __post_init__(self) -> None:
         bar = (1.0, *self.alpha_bar, 0.0)
-        if len(self.alpha_bar) < 2 or any(a <= b for a, b in zip(bar, bar[1:], strict=False)):
+        if len(self.alpha_bar) < 2 or not all(a > b for a, b in pairwise(bar)):
             raise OptionError("alpha_bar needs at least two numbers, strictly decreasing inside (0, 1).")
-        knots = [0.5 * (math.log(a) - math.log1p(-a)) for a in reversed(self.alpha_bar)]
-        object.__setattr__(self, "_knots", knots)
+
+    @cached_property
+    def _knots(self) -> list[float]:
+        """Lambda at equidistant times, increasing."""
+        return [0.5 * (math.log(a) - math.log1p(-a)) for a in reversed(self.alpha_bar)]
+
+    @cached_property
+    def _table(self) -> torch.Tensor:
+        return torch.tensor(self._knots, dtype=torch.float64)
 
     @classmethod
     def ddpm(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> "Discrete":
-        """The linear-beta table of DDPM."""
+        """The linear-beta table of DDPM.
+
+        Raises:
+            OptionError: For fewer than two steps, or betas that do not increase inside (0, 1).
+        """
+        if steps < 2 or not 0 < beta_min <= beta_max < 1:
+            raise OptionError(
+                "A DDPM table needs at least 2 steps and 0 < beta_min <= beta_max < 1, "
+                f"got {steps} steps, {beta_min} and {beta_max}."
+            )
         bar, table = 1.0, []
         for k in range(steps):
             bar *= 1 - (beta_min + (beta_max - beta_min) * k / (steps - 1))
@@ -338,11 +392,11 @@ class Discrete(Schedule):
         return round((1 - t) * last)
 
     def _segment(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """lambda and its slope in t; outside [0, 1] the end segments go on."""
-        knots: list[float] = self._knots  # type: ignore[attr-defined]
+        """Lambda and its slope in t; outside [0, 1] the end segments go on."""
+        knots = self._knots
         last = len(knots) - 1
         if isinstance(t, torch.Tensor):
-            table = torch.tensor(knots, dtype=torch.float64, device=t.device)
+            table = self._table.to(t.device)
             low = (t * last).floor().clamp(0, last - 1).long()
             slope = (table[low + 1] - table[low]) * last
             return table[low] + slope * (t - low / last), slope
@@ -351,25 +405,29 @@ class Discrete(Schedule):
         return knots[k] + rise * (t - k / last), rise
 
     def lam(self, t: Scalar) -> Scalar:
+        """Linear between the steps of the table."""
         return self._segment(t)[0]
 
     def alpha(self, t: Scalar) -> Scalar:
+        r"""$\sqrt{\mathrm{sigmoid}(2\lambda)}$."""
         return sc.sqrt(sc.sigmoid(2 * self.lam(t)))
 
     def sigma(self, t: Scalar) -> Scalar:
+        r"""$\sqrt{\mathrm{sigmoid}(-2\lambda)}$."""
         return sc.sqrt(sc.sigmoid(-2 * self.lam(t)))
 
     def d_alpha(self, t: Scalar) -> Scalar:
+        r"""$\alpha \sigma^2 \dot\lambda$."""
         return self.alpha(t) * self.sigma(t) ** 2 * self._segment(t)[1]
 
     def d_sigma(self, t: Scalar) -> Scalar:
+        r"""$-\sigma \alpha^2 \dot\lambda$."""
         return -self.sigma(t) * self.alpha(t) ** 2 * self._segment(t)[1]
 
     def t_of_lam(self, lam: Scalar) -> Scalar:
-        table = torch.tensor(self._knots, dtype=torch.float64)  # type: ignore[attr-defined]
-        last = len(table) - 1
+        """Linear between the steps of the table."""
         value = torch.as_tensor(lam, dtype=torch.float64)
-        table = table.to(value.device)
+        table, last = self._table.to(value.device), len(self._table) - 1
         low = (torch.searchsorted(table, value.contiguous(), right=True) - 1).clamp(0, last - 1)
         t = (low + (value - table[low]) / (table[low + 1] - table[low])) / last
         return t if isinstance(lam, torch.Tensor) else float(t)
@@ -387,6 +445,14 @@ def schedule(name: "str | Schedule") -> Schedule:
     """
     if isinstance(name, Schedule):
         return name
-    leaves = {"linear": Linear, "gvp": GVP, "cosine": GVP, "vp": VP, "sub-vp": SubVP, "ve": VE, "edm": EDM}
+    leaves: dict[str, type[Schedule]] = {
+        "linear": Linear,
+        "gvp": GVP,
+        "cosine": GVP,
+        "vp": VP,
+        "sub-vp": SubVP,
+        "ve": VE,
+        "edm": EDM,
+    }
     check_choice("schedule", name, [*leaves, "ddpm"])
-    return Discrete.ddpm() if name == "ddpm" else leaves[name]()  # type: ignore[abstract]
+    return Discrete.ddpm() if name == "ddpm" else leaves[name]()

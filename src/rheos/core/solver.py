@@ -8,7 +8,7 @@ the method keeps. So a trajectory can be saved, split, joined, moved and resumed
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.core.paths import AffinePath, Kind, Path, Time
 from rheos.core.scalars import Scalar
 from rheos.core.schedules import Schedule
-from rheos.core.state import State, add, expand, scale
+from rheos.core.state import State, add, expand, rows, scale, tensors
 
 __all__ = ["DONE", "Ask", "Jump", "Solver", "SolverState", "Weights", "combination", "elapsed", "times", "weighted"]
 
@@ -47,20 +47,18 @@ class Jump(NamedTuple):
     std: Scalar
 
     def logprob(self, x: State) -> Tensor:
-        """ln N(x; mean, std^2 I) a row, (B,); zero where std is zero, since such a step has no density.
+        r"""$\ln N(x;\, \text{mean}, \text{std}^2 I)$ a row, (B,); zero where std is zero: such a step has no density.
 
         Args:
             x: The state that was reached.
         """
-        parts = [x] if isinstance(x, Tensor) else list(x.values())
-        means = [self.mean] if isinstance(self.mean, Tensor) else list(self.mean.values())
-        total = torch.zeros(parts[0].shape[0], dtype=parts[0].dtype, device=parts[0].device)
-        for value, mean in zip(parts, means, strict=True):
-            std = expand(torch.as_tensor(self.std, dtype=torch.float64), value)
-            safe = torch.where(torch.as_tensor(std) > 0, torch.as_tensor(std), torch.ones_like(torch.as_tensor(std)))
+        total = torch.zeros(rows(x), dtype=tensors(x)[0].dtype, device=tensors(x)[0].device)
+        means = [self.mean] if isinstance(self.mean, Tensor) else [self.mean[n] for n in cast(dict[str, Tensor], x)]
+        for value, mean in zip(tensors(x), means, strict=True):
+            std = cast(Tensor, expand(torch.as_tensor(self.std, dtype=torch.float64), value))
+            safe = torch.where(std > 0, std, 1.0)  # or gradients of the rows without a density would be NaN
             terms = -0.5 * ((value - mean) / safe).square() - safe.log() - 0.5 * math.log(2 * math.pi)
-            terms = torch.where(torch.as_tensor(std) > 0, terms, torch.zeros_like(terms))
-            total = total + terms.flatten(1).sum(1)
+            total = total + torch.where(std > 0, terms, 0.0).flatten(1).sum(1)
         return total
 
 
@@ -114,7 +112,7 @@ class Solver(ABC):
     @property
     def law(self) -> Schedule:
         """The schedule of an affine path."""
-        return self.path.law  # type: ignore[attr-defined, no-any-return]
+        return cast(AffinePath, self.path).law
 
     def init(self, x: State) -> SolverState:
         """The state of a fresh trajectory at x."""
@@ -154,12 +152,15 @@ class Solver(ABC):
 
 
 def elapsed(t: Time, end: Time) -> Time:
-    """end - t, name by name."""
-    return {n: end[n] - t[n] for n in t} if isinstance(t, dict) else end - t  # type: ignore[index, operator]
+    """The step from t to its end, name by name."""
+    if isinstance(t, dict):
+        ends = cast(dict[str, float | Tensor], end)
+        return {n: ends[n] - v for n, v in t.items()}
+    return cast(float | Tensor, end) - t
 
 
 def times(h: Time, factor: float | Tensor) -> Time:
-    """factor h, name by name."""
+    """The step times a factor, name by name."""
     return {n: v * factor for n, v in h.items()} if isinstance(h, dict) else h * factor
 
 
@@ -168,7 +169,7 @@ Weights = tuple[float | Tensor, ...]
 
 
 def weighted(x: State, h: Time, weights: Weights, values: tuple[State, ...]) -> State:
-    """x + h sum_j weights_j values_j."""
+    r"""$x + h \sum_j w_j v_j$; weights that are the float zero are skipped."""
     for w, v in zip(weights, values, strict=True):
         if isinstance(w, Tensor) or w:
             x = add(x, times(h, w), v)
@@ -176,7 +177,7 @@ def weighted(x: State, h: Time, weights: Weights, values: tuple[State, ...]) -> 
 
 
 def combination(weights: Weights, values: tuple[State, ...]) -> State:
-    """sum_j weights_j values_j; at least one weight is not zero."""
+    r"""$\sum_j w_j v_j$; at least one weight is not zero."""
     terms = [(w, v) for w, v in zip(weights, values, strict=True) if isinstance(w, Tensor) or w]
     total = scale(terms[0][0], terms[0][1])
     for w, v in terms[1:]:

@@ -47,15 +47,19 @@ class Euclidean(Space):
     """Flat space: adding and subtracting."""
 
     def move(self, x: State, v: State) -> State:
+        """$x + v$."""
         return map_state(torch.add, x, v)
 
     def diff(self, x: State, y: State) -> State:
+        """$y - x$."""
         return map_state(torch.sub, y, x)
 
     def random(self, like: State, draws: Draws, *key: str | int) -> State:
+        """Standard normal numbers."""
         return draws.normal(like, *key)
 
     def distance(self, x: State, y: State) -> Tensor:
+        """The Euclidean norm of the difference of each row."""
         return _norm(self.diff(x, y))
 
 
@@ -71,12 +75,15 @@ class UnitQuaternion(Space):
     """
 
     def move(self, x: State, v: State) -> State:
+        r"""$x \exp(v)$, normalised."""
         return map_state(lambda q, p: normalise(multiply(q, quaternion_exp(p))), x, v)
 
     def diff(self, x: State, y: State) -> State:
+        r"""$\log(x^{-1} y)$."""
         return map_state(lambda q, r: quaternion_log(multiply(conjugate(q), r)), x, y)
 
     def random(self, like: State, draws: Draws, *key: str | int) -> State:
+        """Uniform on the rotations."""
         return map_state(normalise, draws.normal(like, *key))
 
     def distance(self, x: State, y: State) -> Tensor:
@@ -101,9 +108,8 @@ def multiply(p: Tensor, q: Tensor) -> Tensor:
     _check_quaternion(q)
     a, u = p[..., :1], p[..., 1:]
     b, v = q[..., :1], q[..., 1:]
-    return torch.cat(
-        (a * b - (u * v).sum(-1, keepdim=True), a * v + b * u + torch.linalg.cross(*torch.broadcast_tensors(u, v))), -1
-    )
+    cross: Tensor = torch.linalg.cross(u.expand_as(u * v), v.expand_as(u * v))
+    return torch.cat((a * b - (u * v).sum(-1, keepdim=True), a * v + b * u + cross), -1)
 
 
 def conjugate(q: Tensor) -> Tensor:
@@ -112,8 +118,9 @@ def conjugate(q: Tensor) -> Tensor:
 
 
 def normalise(q: Tensor) -> Tensor:
-    """q / |q|."""
-    return q / torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    """A quaternion over its norm."""
+    norm: Tensor = torch.linalg.vector_norm(q, dim=-1, keepdim=True)
+    return q / norm
 
 
 def quaternion_exp(p: Tensor) -> Tensor:
@@ -162,15 +169,19 @@ class Product(Space):
             raise OptionError("A product needs at least one space.")
 
     def move(self, x: State, v: State) -> State:
+        """Factor by factor."""
         return map_state_named(lambda n, a, b: self.spaces[n].move(a, b), self._named(x), v)
 
     def diff(self, x: State, y: State) -> State:
+        """Factor by factor."""
         return map_state_named(lambda n, a, b: self.spaces[n].diff(a, b), self._named(x), y)
 
     def random(self, like: State, draws: Draws, *key: str | int) -> State:
+        """Factor by factor, keyed by name."""
         return map_state_named(lambda n, v: self.spaces[n].random(v, draws, *key, n), self._named(like))
 
     def distance(self, x: State, y: State) -> Tensor:
+        """Root of the sum of the squared distances."""
         a, b = self._named(x), self._named(y)
         return torch.stack([s.distance(a[n], b[n]).square() for n, s in self.spaces.items()]).sum(0).sqrt()
 

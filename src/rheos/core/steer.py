@@ -8,13 +8,15 @@ data a row, so that requests with different scales can share a network call.
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rheos.core.base import Cond
 from rheos.core.draws import Draws
-from rheos.core.field import Name
+from rheos.core.errors import OptionError
 from rheos.core.paths import Kind, Path, Time
-from rheos.core.state import State
+from rheos.core.query import Name
+from rheos.core.state import State, add, split, tensors
 
 __all__ = ["HOOKS", "Branch", "Steer", "View"]
 
@@ -49,9 +51,13 @@ class View:
         null: From conditions to their null values.
         draws: Keyed noise, a stream a row.
         own: This steer's numbers and memory: assign to it to remember.
+        asked: What the network was asked at, all branches one after another; differentiable where a steer wants it.
+        sizes: Rows of each branch.
     """
 
-    __slots__ = ("cond", "draws", "i", "kind", "n", "null", "own", "path", "round", "span", "t", "x")
+    __slots__ = (
+        "asked", "cond", "draws", "i", "kind", "n", "null", "own", "path", "round", "sizes", "span", "t", "x",
+    )  # fmt: skip
 
     x: State
     t: Time
@@ -65,10 +71,31 @@ class View:
     null: Callable[[Cond], Cond]
     draws: Draws
     own: dict[str, Any]
+    asked: State
+    sizes: tuple[int, ...]
 
     def convert(self, value: State, src: Kind, dst: Kind) -> State:
         """Between kinds of prediction at (x, t)."""
         return self.path.convert(value, self.x, self.t, src, dst)
+
+    def gradient(self, value: Tensor) -> State:
+        """The gradient in x of a number formed from `clean`'s x1, through the network and all of its branches.
+
+        Args:
+            value: A scalar; for a batch, the sum of one number a row.
+
+        Raises:
+            OptionError: If the steer does not declare `differentiates`.
+        """
+        leaves = tensors(self.asked)
+        if not value.requires_grad or not all(v.requires_grad for v in leaves):
+            raise OptionError("To differentiate through the network a steer declares `differentiates = True`.")
+        found = torch.autograd.grad(value, leaves, retain_graph=True)
+        whole: State = found[0] if isinstance(self.asked, Tensor) else dict(zip(self.asked, found, strict=True))
+        first, *rest = split(whole, self.sizes)
+        for part in rest:
+            first = add(first, 1.0, part)
+        return first
 
 
 class Steer:
@@ -76,8 +103,12 @@ class Steer:
 
     kind: ClassVar[Kind | None] = None
     """The kind of prediction that `velocity` wants; None: any, for hooks that are affine in it."""
-    branching: ClassVar[bool] = False
+    differentiates: ClassVar[bool] = False
     """Whether `clean` differentiates through the network, so that queries must carry gradients."""
+    gaussian: ClassVar[bool] = False
+    """Whether it needs a score, and so a source N(0, I) independent of the data."""
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Names that a `Routed` field must answer to."""
 
     @property
     def numbers(self) -> dict[str, float | Tensor]:

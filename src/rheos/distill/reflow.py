@@ -52,6 +52,7 @@ def reflow(
         RheosError: As `train.fit`.
     """
     student = copy.deepcopy(field)
+    student.requires_grad_(True)
     student.shift = 1.0
     objective = FlowMatching(
         coupling=GivenPairs(),
@@ -60,7 +61,6 @@ def reflow(
         premetric=premetric(loss),
         dropout=0.0,
     )
-    resume = out is not None and (Path(out) / "config.json").exists()
     return fit(
-        student, objective, pairs.data(), steps=steps, out=out, options=options or Options(), resume=resume, progress=progress
+        student, objective, pairs.data(), steps=steps, out=out, options=options or Options(), resume=True, progress=progress
     )

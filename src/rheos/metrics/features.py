@@ -51,6 +51,7 @@ class FeatureNetInfo:
         trained: Rows that it was trained on.
         held_out: Rows that it never saw, on which the accuracy is measured.
         split: (fraction, seed): the rows are those of `load(name).split(fraction, seed)`.
+        fingerprint: Of these held-out rows (`Data.fingerprint`), so that it shows if a split has changed since.
         seed: Of initial weights, order and augmentation.
     """
 
@@ -65,6 +66,7 @@ class FeatureNetInfo:
     trained: int
     held_out: int
     split: tuple[float, int]
+    fingerprint: str
     seed: int
 
     def __str__(self) -> str:
@@ -145,11 +147,13 @@ class FeatureExtractor:
     def _run(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         if x.ndim == 0 or len(x) == 0:
             raise ShapeError(f"A feature net needs at least one row, got shape {tuple(x.shape)}.")
+        if self.info is not None:
+            _check_pictures(x, self.info)
         parts = []
         with torch.no_grad(), _evaluating(self.net) as device:
             for start in range(0, len(x), self.chunk):
                 part = x[start : start + self.chunk].to(device)
-                out = f(part if self.info is None else _pictures(part, self.info))
+                out = f(part if self.info is None else part.to(torch.float32).clamp(-1.0, 1.0))
                 if not isinstance(out, Tensor) or out.ndim < 2 or len(out) != len(part):
                     came = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                     raise ShapeError(f"The feature net {self.name!r} must map {len(part)} rows to (N, D), got {came}.")
@@ -193,7 +197,8 @@ def features(
             with as_file(files("rheos.metrics") / "weights" / f"{source}.safetensors") as path:
                 net, info = load_feature_net(path)
         return FeatureExtractor(net.to(device), name or info.name, info, chunk)
-    return FeatureExtractor(source, name or getattr(source, "__name__", type(source).__name__), None, chunk)
+    own: str = getattr(source, "__name__", type(source).__name__)
+    return FeatureExtractor(source, name or own, None, chunk)
 
 
 def load_feature_net(path: Path) -> tuple[FeatureNet, FeatureNetInfo]:
@@ -245,10 +250,11 @@ def save_feature_net(path: Path, net: FeatureNet, info: FeatureNetInfo) -> None:
 def _info(plain: dict[str, Any]) -> FeatureNetInfo:
     for key in ("accuracy", "balanced_accuracy"):
         plain[key] = {int(side): value for side, value in plain[key].items()}
-    return FeatureNetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return FeatureNetInfo(**fields)
 
 
-def _pictures(x: Tensor, info: FeatureNetInfo) -> Tensor:
+def _check_pictures(x: Tensor, info: FeatureNetInfo) -> None:
     low, high = info.sizes
     if x.ndim != 4 or x.shape[1] != info.channels or x.shape[2] != x.shape[3] or not low <= x.shape[2] <= high:
         sides = f"a side of {low}" if low == high else f"sides from {low} to {high}"
@@ -265,7 +271,6 @@ def _pictures(x: Tensor, info: FeatureNetInfo) -> Tensor:
         raise NonFiniteError(
             f"{int((~x.flatten(1).isfinite().all(1)).sum())} of {len(x)} pictures hold NaN or infinite numbers."
         )
-    return x.to(torch.float32).clamp(-1.0, 1.0)
 
 
 @contextmanager

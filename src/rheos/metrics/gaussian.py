@@ -9,6 +9,7 @@ singular covariances, and free of the cancellation of traces for sets that are n
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rheos.core.errors import NonFiniteError, OptionError, ShapeError
 from rheos.metrics._sets import pair
@@ -38,8 +39,14 @@ def frechet(a: Float[Tensor, "_n *_d"], b: Float[Tensor, "_m *_d2"]) -> float:
     Reference: Heusel et al. (2017), https://arxiv.org/abs/1706.08500, equation 6
     """
     x, y = pair(a, b, least=2)
-    gaussians = [(z.mean(0), torch.cov(z.T).reshape(z.shape[1], -1)) for z in (x, y)]
-    return _distance(*gaussians[0], *gaussians[1])
+    means = [z.mean(0) for z in (x, y)]
+    columns = max(len(x), len(y))
+    if columns < x.shape[1]:  # fewer rows than dimensions: the centred rows are the smaller factor
+        centred = [(z - mean).T / (len(z) - 1) ** 0.5 for z, mean in zip((x, y), means, strict=True)]
+        factors = [pad(f, (0, columns - f.shape[1])) for f in centred]
+    else:
+        factors = [_factor(torch.cov(z.T).reshape(z.shape[1], -1)) for z in (x, y)]
+    return _distance(means[0], factors[0], means[1], factors[1])
 
 
 def frechet_gaussians(
@@ -76,7 +83,7 @@ def frechet_gaussians(
     covs = [_covariance(z, f"cov{i}") for i, z in enumerate((cov1, cov2), 1)]
     if not all(z.isfinite().all() for z in means):
         raise NonFiniteError("A mean holds NaN or infinite numbers.")
-    return _distance(means[0], covs[0], means[1], covs[1])
+    return _distance(means[0], _factor(covs[0]), means[1], _factor(covs[1]))
 
 
 def _covariance(cov: Tensor, name: str) -> Tensor:
@@ -96,7 +103,6 @@ def _factor(cov: Tensor) -> Tensor:
     return factor
 
 
-def _distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    f1, f2 = _factor(cov1), _factor(cov2)
+def _distance(mean1: Tensor, f1: Tensor, mean2: Tensor, f2: Tensor) -> float:
     u, _, vh = torch.linalg.svd(f2.T @ f1)
     return float((mean1 - mean2).square().sum() + (f1 - f2 @ (u @ vh)).square().sum())

@@ -2,7 +2,6 @@
 
 from rheos.nets.attention import Inner, Tap, attend, written_out
 from rheos.nets.base import Net
-from rheos.nets.build import build, describe
 from rheos.nets.classifier import FeatureNet
 from rheos.nets.conditioning import Conditioning, time_features
 from rheos.nets.conditions import Conditions
@@ -11,6 +10,7 @@ from rheos.nets.dit import DiT
 from rheos.nets.edm import EDM
 from rheos.nets.ema import EMA
 from rheos.nets.mlp import MLP
+from rheos.nets.suggest import suggest
 from rheos.nets.unet import UNet
 
 __all__ = [
@@ -26,10 +26,9 @@ __all__ = [
     "Tap",
     "UNet",
     "attend",
-    "build",
-    "describe",
     "flops",
     "parameters",
+    "suggest",
     "time_features",
     "written_out",
 ]

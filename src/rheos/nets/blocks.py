@@ -92,12 +92,12 @@ class PictureAttention(nn.Module):
             raise OptionError(f"{heads} heads do not divide the {channels} channels of attention {name!r}.")
         self.heads, self.name = heads, name
         self.norm = GroupNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zeroed(nn.Linear(channels, channels))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Float[Tensor, "b c y x"], taps: tuple[Tap, ...] = ()) -> Float[Tensor, "b c y x"]:
         """One step of the residual stream."""
-        tokens = self.norm(h).flatten(2).mT  # a view where channels come last in memory
-        q, k, v = heads_first(self.qkv(tokens), self.heads, 3)
-        mixed = self.out(heads_last(attend(q, k, v, taps=taps, name=self.name)))
-        return h + mixed.mT.reshape(h.shape)  # type: ignore[no-any-return]
+        tokens = self.qkv(self.norm(h)).flatten(2).mT  # a view where channels come last in memory
+        q, k, v = heads_first(tokens, self.heads, 3)
+        mixed = heads_last(attend(q, k, v, taps=taps, name=self.name)).mT.reshape(h.shape)
+        return h + self.out(mixed.contiguous() if h.is_contiguous() else mixed)  # type: ignore[no-any-return]

@@ -6,19 +6,17 @@ also where $\alpha = 0$. What $F$ predicts becomes data, noise or velocity on th
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
 from typing import Any, cast, final
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from rheos.core import schedules
-from rheos.core.errors import OptionError, check_choice
+from rheos.core import config, schedules
+from rheos.core.errors import OptionError
 from rheos.core.schedules import Schedule
 from rheos.core.state import expand
 from rheos.nets.attention import Tap
 from rheos.nets.base import Net
-from rheos.nets.build import build, describe
 
 __all__ = ["EDM"]
 
@@ -31,7 +29,7 @@ class EDM(Net):
     r"""A network that sees inputs of unit variance and the logarithm of the noise level.
 
     Args:
-        net: The network F, or its description (`nets.describe`).
+        net: The network F, or its description (`core.config.dump`).
         schedule: Of the path it is trained on, or its name, or its description.
         sigma_data: Standard deviation of the data.
 
@@ -54,9 +52,9 @@ class EDM(Net):
     ) -> None:
         if not sigma_data > 0:
             raise OptionError(f"sigma_data must be positive, got {sigma_data}. Measure it: data.std().")
-        inner = net if isinstance(net, Net) else build(net)
-        law = _law(schedule)
-        super().__init__({"net": describe(inner), "schedule": _plain(law), "sigma_data": sigma_data})
+        inner: Net = net if isinstance(net, Net) else config.load(dict(net), expect=Net, name="net")
+        law = schedules.schedule(schedule) if isinstance(schedule, Schedule | str) else _law(schedule)
+        super().__init__({"net": config.dump(inner), "schedule": config.dump(law), "sigma_data": sigma_data})
         self.net, self.schedule, self.sigma_data = inner, law, sigma_data
         self.conditions = inner.conditions
 
@@ -80,22 +78,10 @@ class EDM(Net):
         self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor
     ) -> Float[Tensor, "b *_o"]:
         """F of the scaled input; see `Net.forward`."""
-        self.check(x, t, {name: cond[name] for name in cond if name not in self.conditions})
+        self.net.check(x, t, cond)
         scale, noise = self.inputs(t)
         return self.net(x * expand(scale, x), noise.to(t.dtype), taps=taps, **cond)  # type: ignore[no-any-return]
 
 
-def _law(given: Schedule | str | Mapping[str, Any]) -> Schedule:
-    if isinstance(given, Schedule | str):
-        return schedules.schedule(given)
-    arguments = dict(given)
-    kind = arguments.pop("kind", None)
-    kinds = {c.__name__: c for c in vars(schedules).values() if isinstance(c, type) and issubclass(c, Schedule)}
-    kinds.pop("Schedule")
-    check_choice("schedule", kind, sorted(k for k in kinds if not k.startswith("_")))
-    return kinds[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()})
-
-
-def _plain(law: Schedule) -> dict[str, Any]:
-    fields: dict[str, Any] = asdict(law) if is_dataclass(law) and not isinstance(law, type) else {}
-    return {"kind": type(law).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+def _law(description: Mapping[str, Any]) -> Schedule:
+    return cast(Schedule, config.load(dict(description), expect=Schedule, name="schedule"))

@@ -33,8 +33,8 @@ class UNet(Net):
         width: Channels of the first level.
         multipliers: Channels of each level, as multiples of `width`; L of them halve a picture L - 1 times.
         blocks: Residual blocks a level and side.
-        attention: Levels with attention after each block, the deepest being -1; that one's adds attention in the
-            middle.
+        attention: Levels with attention after each block, such as (-1,) for the deepest, which then has it in the
+            middle too. Small pictures learn better without in the same time; large and varied ones need it.
         heads: Of every attention.
         classes: Labels 0..classes - 1 and the null label `classes`; 0 for none.
         embedding: Width of the `embedding` condition; 0 for none.
@@ -60,7 +60,7 @@ class UNet(Net):
         width: int = 32,
         multipliers: Sequence[int] = (1, 2, 4),
         blocks: int = 1,
-        attention: Sequence[int] = (-1,),
+        attention: Sequence[int] = (),
         heads: int = 4,
         classes: int = 0,
         embedding: int = 0,

@@ -4,7 +4,9 @@ Reference: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I (1
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
+
+from torch import Tensor
 
 from rheos.core.paths import Time
 from rheos.core.solver import DONE, Solver, SolverState, elapsed, times
@@ -35,7 +37,8 @@ class AdamsBashforth2(Solver):
 
 
 def _half_ratio(h: Time, before: Time) -> Time:
-    """h^2 / (2 h_before), name by name."""
+    r"""$h^2 / (2 h_{before})$, name by name."""
     if isinstance(h, dict):
-        return {n: _half_ratio(h[n], before[n]) for n in h}  # type: ignore[index, misc]
-    return 0.5 * h * h / before  # type: ignore[operator]
+        old = cast(dict[str, Tensor], before)
+        return {n: 0.5 * v * v / old[n] for n, v in h.items()}
+    return 0.5 * h * h / cast(float | Tensor, before)

@@ -7,7 +7,7 @@ Reference: Dormand & Prince (1980); step control: Hairer, Norsett, Wanner (1993)
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from rheos.core.errors import OptionError, StepSizeError
 from rheos.core.paths import Time
 from rheos.core.solver import DONE, Ask, Solver, SolverState, weighted
-from rheos.core.state import State, device_of, is_finite, map_state, rows, where_rows
+from rheos.core.state import State, device_of, is_finite, map_state, rows, tensors, where_rows
 
 __all__ = ["DormandPrince"]
 
@@ -60,18 +60,22 @@ class DormandPrince(Solver):
             raise OptionError(f"Tolerances need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}.")
 
     def init(self, x: State) -> SolverState:
-        """No step yet."""
-        return {**super().init(x), "h": None, "at": None, "tries": 0}
+        """No step yet, which NaN stands for."""
+        unknown = torch.full((rows(x),), torch.nan, dtype=torch.float64, device=device_of(x))
+        return {**super().init(x), "h": unknown, "at": unknown, "k": (), "tries": unknown.long()}
 
     def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
         """Begin an interval; rows carry their step on from the last one."""
-        like, n = device_of(s["x"]), rows(s["x"])
-        clock = torch.as_tensor(t, dtype=torch.float64, device=like).expand(n)
-        return {**s, "t": t, "end": end, "stage": 0, "at": clock, "k": (), "first": None, "tries": 0}
+        clock = torch.as_tensor(t, dtype=torch.float64, device=s["h"].device).expand(len(s["h"]))
+        return {**s, "t": t, "end": end, "stage": 0, "at": clock, "k": (), "tries": torch.zeros_like(s["tries"])}
+
+    def _left(self, s: SolverState) -> Tensor:
+        """What each row still has to go, signed; zero for rows that wait at the end."""
+        return cast(Tensor, torch.as_tensor(s["end"], dtype=torch.float64, device=s["at"].device) - s["at"])
 
     def _step(self, s: SolverState) -> Tensor:
-        """The signed step of each row; zero for rows that wait at the end."""
-        left = torch.as_tensor(s["end"], dtype=torch.float64, device=s["at"].device) - s["at"]
+        """The signed step of each row."""
+        left = self._left(s)
         return left.sign() * torch.minimum(s["h"], left.abs())
 
     def ask(self, s: SolverState) -> Ask:
@@ -88,7 +92,7 @@ class DormandPrince(Solver):
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Take a stage; after the seventh, accept or refuse row by row."""
         if s["stage"] == 0:
-            h = s["h"] if s["h"] is not None else self._first_step(s, value)
+            h = torch.where(s["h"].isnan(), self._first_step(s, value), s["h"])
             return {**s, "k": (value,), "h": h, "stage": 1}
         k = (*s["k"], value)
         if len(k) < 7:
@@ -100,11 +104,12 @@ class DormandPrince(Solver):
         x = weighted(s["x"], h, _A[6], k[:6])
         error = weighted(map_state(torch.zeros_like, x), h, _ERROR, k)
         norm = self._norm(error, s["x"], x)
-        norm = torch.where(is_finite(x), norm, torch.inf)
+        norm = torch.where(norm.isfinite() & is_finite(x), norm, torch.inf)
         good = norm <= 1
         factor = (0.9 * norm.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
-        moving = h != 0
-        size = torch.where(moving, h.abs() * torch.where(good, factor, factor.clamp(max=0.9)), s["h"])
+        size = torch.where(h != 0, h.abs() * torch.where(good, factor, factor.clamp(max=0.9)), s["h"])
+        cut = good & (s["h"] > h.abs())  # a step cut short by the interval's end says little of the next one
+        size = torch.where(cut, torch.maximum(size, s["h"]), size)
         at = torch.where(good, s["at"] + h, s["at"])
         end = torch.as_tensor(s["end"], dtype=torch.float64, device=at.device).expand_as(at)
         at = torch.where((end - at).abs() < 1e-12, end, at)
@@ -128,7 +133,7 @@ class DormandPrince(Solver):
             return (e / size).flatten(1).double().square()
 
         terms = map_state(part, error, before, after)
-        return (terms if isinstance(terms, Tensor) else torch.cat(list(terms.values()), 1)).mean(1).sqrt()
+        return torch.cat(tensors(terms), 1).mean(1).sqrt()
 
     def _first_step(self, s: SolverState, v: State) -> Tensor:
         """Hairer's guess: 0.01 |x| / |v| in the tolerance's norm."""
@@ -139,13 +144,13 @@ class DormandPrince(Solver):
 
     def _complain(self, s: SolverState, size: Tensor, at: Tensor, norm: Tensor, good: Tensor) -> None:
         """Raise when a row's step underflows, or the attempts run out."""
-        stuck = (size < 1e-10) & ~good
-        if not bool(stuck.any()) and s["tries"] < self.most:
+        stuck = ((size < 1e-10) & ~good) | ((s["tries"] >= self.most) & (at != s["end"]))
+        if not bool(stuck.any()):
             return
-        row = int(stuck.nonzero()[0]) if bool(stuck.any()) else int(norm.argmax())
+        row = int(stuck.nonzero()[0])
         raise StepSizeError(
             f"The adaptive solver is stuck in row {row} at t = {float(at[row]):.6g}: step {float(size[row]):.3g}, "
-            f"error {float(norm[row]):.3g} tolerances, after {s['tries'] + 1} attempts. "
+            f"error {float(norm[row]):.3g} tolerances, after {int(s['tries'][row]) + 1} attempts. "
             "Loosen rtol and atol, or use a fixed-step solver such as 'heun'.",
             row=row,
             t=float(at[row]),

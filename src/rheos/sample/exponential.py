@@ -6,14 +6,16 @@ Here $h = \lambda' - \lambda$ is infinite in the first interval (from t = 0) and
 method drops to first order, and the last step returns the data estimate itself.
 """
 
+import math
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
 
 from rheos.core import scalars as sc
-from rheos.core.errors import OptionError
+from rheos.core.errors import OptionError, TimeError
+from rheos.core.paths import Time
 from rheos.core.scalars import Scalar
 from rheos.core.solver import DONE, Ask, Jump, Solver, SolverState
 from rheos.core.state import State, add, affine
@@ -30,13 +32,31 @@ def decay(solver: Solver, t: Scalar, end: Scalar) -> tuple[Scalar, Scalar]:
 
 def is_infinite(h: Scalar) -> bool | Tensor:
     """Whether a step in lambda is infinite."""
-    return h.isinf() if isinstance(h, Tensor) else h in (sc.math.inf, -sc.math.inf)
+    return h.isinf() if isinstance(h, Tensor) else math.isinf(h)
+
+
+def check_backwards(solver: Solver, t: Time, end: Time) -> None:
+    """Refuse an interval that leaves t = 1 backwards, where nothing of the noise is left to scale.
+
+    Raises:
+        TimeError: With the way out.
+    """
+    if isinstance(t, float) and t == 1.0 and isinstance(end, float) and end < t and solver.law.sigma(t) == 0:
+        raise TimeError(
+            f"{type(solver).__name__} steps by ratios of noise, and there is none at t = 1. "
+            "Begin the inversion at 1 - 1e-3, or use a Runge-Kutta solver such as 'heun'."
+        )
 
 
 class _Exponential(Solver):
     """Asks for the data estimate at the interval's start."""
 
     schedule_free = False
+
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        check_backwards(self, t, end)
+        return super().start(s, t, end)
 
     def ask(self, s: SolverState) -> Ask:
         """The data estimate."""
@@ -57,6 +77,7 @@ class DDIM(_Exponential):
 
     Raises:
         OptionError: If eta lies outside [0, 1].
+        TimeError: If eta > 0 and the grid runs from data to noise.
 
     Reference: Denoising Diffusion Implicit Models, Song et al. (2021), eq. 12 and 16.
     """
@@ -67,6 +88,12 @@ class DDIM(_Exponential):
         if not 0 <= self.eta <= 1:
             raise OptionError(f"eta must lie in [0, 1], got {self.eta}.")
 
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        if self.eta and isinstance(t, float) and isinstance(end, float) and end < t:
+            raise TimeError("DDIM with eta > 0 adds noise on the way to the data; inversion needs eta = 0.")
+        return super().start(s, t, end)
+
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
         """Whether fresh noise is added."""
@@ -76,9 +103,9 @@ class DDIM(_Exponential):
         """The Gaussian step."""
         law, t, end = self.law, s["t"], s["end"]
         ratio = sc.divide(law.alpha(t) * law.sigma(end), law.alpha(end) * law.sigma(t))  # e^{-h}
-        std = self.eta * law.sigma(end) * sc.sqrt(1 - ratio * ratio)
-        kept = law.sigma(end) ** 2 - std * std
-        c = sc.divide(sc.sqrt(kept), law.sigma(t))
+        fresh, eta2 = sc.expm1(2 * sc.log(ratio)) * -1.0, self.eta * self.eta
+        std = self.eta * law.sigma(end) * sc.sqrt(fresh)
+        c = sc.divide(law.sigma(end) * sc.sqrt(1 - eta2 + eta2 * ratio * ratio), law.sigma(t))
         return Jump(affine(c, s["x"], law.alpha(end) - c * law.alpha(t), value), std)
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
@@ -88,7 +115,7 @@ class DDIM(_Exponential):
             c, d = decay(self, s["t"], s["end"])
             return {**s, "x": affine(c, s["x"], d, value), "stage": DONE}
         mean, std = self.jump(s, value)
-        return {**s, "x": add(mean, std, noise), "stage": DONE}  # type: ignore[arg-type]
+        return {**s, "x": add(mean, std, cast(State, noise)), "stage": DONE}
 
 
 @final
@@ -112,7 +139,7 @@ class DPM2M(_Exponential):
         c, d = decay(self, t, end)
         x = affine(c, s["x"], d, value if lead is None else lead)
         if last is not None:
-            g = sc.where(is_infinite(h), 0.0 * t, 0.5 * sc.divide(h, s["h"]))
+            g = sc.where(is_infinite(h), 0.0, 0.5 * sc.divide(h, s["h"]))
             x = add(add(x, d * g, value), -d * g, last)
         return {**s, "x": x, "last": value, "h": h, "stage": DONE}
 
@@ -135,9 +162,9 @@ class DPM2S(_Exponential):
         low, high = self.law.lam(t), self.law.lam(end)
         infinite = is_infinite(high - low)
         if not isinstance(infinite, Tensor):
-            return 0.5 * (t + end) if infinite else self.law.t_of_lam(0.5 * (low + high))  # type: ignore[no-any-return]
-        middle = torch.where(infinite, torch.zeros_like(low), 0.5 * (low + high))
-        return torch.where(infinite, 0.5 * (t + end), self.law.t_of_lam(middle))
+            return cast(float, 0.5 * (t + end)) if infinite else self.law.t_of_lam(0.5 * (low + high))
+        middle = self.law.t_of_lam(torch.where(infinite, 0.0, 0.5 * (low + high)))
+        return torch.where(infinite, 0.5 * (t + end), middle)
 
     def ask(self, s: SolverState) -> Ask:
         """The data estimate at the start, then in the middle."""
@@ -152,4 +179,5 @@ class DPM2S(_Exponential):
             c, d = decay(self, s["t"], middle)
             return {**s, "y": affine(c, s["x"], d, value), "middle": middle, "stage": 1}
         c, d = decay(self, s["t"], s["end"])
-        return {**s, "x": affine(c, s["x"], d, value if lead is None else lead), "y": None, "stage": DONE}
+        x = affine(c, s["x"], d, value if lead is None else lead)
+        return {"x": x, "t": s["t"], "end": s["end"], "stage": DONE}

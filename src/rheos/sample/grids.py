@@ -6,6 +6,7 @@ One object holds the spacing and the one shift; it says what it is, so that a ru
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 from rheos.core.errors import OptionError, TimeError, check_choice
@@ -28,11 +29,12 @@ class Grid:
         low: First lambda of "logsnr" and "edm".
         high: Last lambda of "logsnr" and "edm".
         start: First time.
-        stop: Last time; smaller than `start` for inversion.
+        stop: Last time; smaller than `start` for inversion: then the same times as from 0 to 1, backwards.
 
     Raises:
         UnknownOptionError: For an unknown spacing.
         OptionError: For a shift that is not positive, or low >= high.
+        TimeError: If start and stop are equal, or outside [0, 1].
 
     Example:
         >>> Grid(shift=3.0)(2)
@@ -69,9 +71,9 @@ class Grid:
             raise OptionError(f"steps must be at least 1, got {n}.")
         inner = self._inner(n, law or Linear())
         shifted = [t / (t + self.shift * (1 - t)) for t in inner]
-        times = [self.start + (self.stop - self.start) * t for t in shifted]
-        times[0], times[-1] = self.start, self.stop
-        return check_grid(times)
+        low, high = min(self.start, self.stop), max(self.start, self.stop)
+        times = [low, *(low + (high - low) * t for t in shifted[1:-1]), high]
+        return check_grid(times if self.start < self.stop else times[::-1])
 
     def _inner(self, n: int, law: Schedule) -> list[float]:
         u = [k / n for k in range(n + 1)]
@@ -79,17 +81,20 @@ class Grid:
             return u
         if self.spacing == "quadratic":
             return [1 - (1 - v) ** 2 for v in u]
-        if n == 1:
-            return [0.0, 1.0]
-        return [0.0, *(float(law.t_of_lam(v)) for v in self._lambdas(n)), 1.0]
+        return [0.0, *(float(law.t_of_lam(v)) for v in self._lambdas(n, law)), 1.0]
 
-    def _lambdas(self, n: int) -> list[float]:
-        """n - 1 inner values of lambda, from low to high."""
-        part = [0.5] if n == 2 else [k / (n - 2) for k in range(n - 1)]
+    def _lambdas(self, n: int, law: Schedule) -> list[float]:
+        """The n - 1 inner values of lambda; where the schedule ends before `low` or `high` its own end is the node."""
+        first, last = float(law.lam(0.0)), float(law.lam(1.0))
+        before, after = first >= self.low, last <= self.high
+        low, high = max(first, self.low), min(last, self.high)
+        gaps = n - 2 + before + after
+        part = [0.5] if gaps == 0 else [k / gaps for k in range(gaps + 1)]
+        inner = part[before : len(part) - after] if n > 1 else []
         if self.spacing == "logsnr":
-            return [self.low + p * (self.high - self.low) for p in part]
-        a, b = math.exp(-self.low / 7), math.exp(-self.high / 7)
-        return [-7 * math.log(a + p * (b - a)) for p in part]
+            return [low + p * (high - low) for p in inner]
+        a, b = math.exp(-low / 7), math.exp(-high / 7)
+        return [-7 * math.log(a + p * (b - a)) for p in inner]
 
 
 def check_grid(times: Sequence[float]) -> tuple[float, ...]:
@@ -104,7 +109,7 @@ def check_grid(times: Sequence[float]) -> tuple[float, ...]:
     outside = [t for t in grid if not 0 <= t <= 1]
     if outside:
         raise TimeError(f"Times lie in [0, 1] (0 is noise, 1 is data), got {outside[0]}.")
-    steps = [b - a for a, b in zip(grid, grid[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(grid)]
     if not (all(h > 0 for h in steps) or all(h < 0 for h in steps)):
         k = next(k for k, h in enumerate(steps) if h * steps[0] <= 0)
         raise TimeError(f"A grid is strictly monotone, got {grid[k]} followed by {grid[k + 1]}.")

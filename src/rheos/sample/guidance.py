@@ -4,19 +4,21 @@ $v = v_\varnothing + w (v_c - v_\varnothing)$: w = 1 is the conditional field (o
 unguided result), w = 0 the unconditional one. Papers that write $(1 + \omega)$ mean $w = 1 + \omega$.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar, cast, final
 
 import torch
 from torch import Tensor
 
 from rheos.core import scalars as sc
 from rheos.core.base import Cond
-from rheos.core.errors import OptionError
-from rheos.core.field import Name
+from rheos.core.errors import ConditionError, OptionError
 from rheos.core.paths import AffinePath, Kind
-from rheos.core.state import State, add, expand, map_state
+from rheos.core.query import Name
+from rheos.core.scalars import Scalar
+from rheos.core.state import State, add, expand, map_state, tensors, where_rows
 from rheos.core.steer import Branch, Steer, View
 
 __all__ = ["CFG", "AutoGuidance", "ClassifierGuidance", "SeveralConditions"]
@@ -24,24 +26,26 @@ __all__ = ["CFG", "AutoGuidance", "ClassifierGuidance", "SeveralConditions"]
 
 def _row_sum(a: State, b: State) -> Tensor:
     """The inner product of each row, (B,)."""
-    parts = map_state(lambda p, q: (p * q).flatten(1).sum(1), a, b)
-    return parts if isinstance(parts, Tensor) else torch.stack(list(parts.values())).sum(0)
+    return torch.stack(tensors(map_state(lambda p, q: (p * q).flatten(1).sum(1), a, b))).sum(0)
 
 
 def guide(null: State, cond: State, scale: float | Tensor) -> State:
-    """null + scale (cond - null)."""
-    return map_state(lambda n, c: torch.lerp(n, c, _weight(scale, c)), null, cond)
+    """From the unconditional value through the conditional one, which a scale of 1 gives exactly."""
+    return map_state(lambda n, c: torch.lerp(n, c, expand(scale, c)), null, cond)
 
 
-def _weight(scale: float | Tensor, like: Tensor) -> float | Tensor:
-    return expand(scale, like) if isinstance(scale, Tensor) else scale
+def _clock(view: View) -> Scalar:
+    """The one time of a row, which guidance by time needs."""
+    if isinstance(view.t, dict):
+        raise OptionError("This guidance acts by time and needs one clock a row, not one a variable.")
+    return view.t
 
 
 def _inside(view: View, interval: tuple[float, float]) -> bool | Tensor:
-    t = view.t
-    if isinstance(t, Tensor):
-        return (t >= interval[0]) & (t <= interval[1])
-    return interval[0] <= t <= interval[1]  # type: ignore[operator]
+    if interval == (0.0, 1.0):
+        return True
+    t = _clock(view)
+    return (t >= interval[0]) & (t <= interval[1])
 
 
 @final
@@ -53,9 +57,9 @@ class CFG(Steer):
         scale: w; a number or one a row.
         interval: Times in which it acts; outside, the conditional field is used alone.
         rescale: phi in [0, 1]: pull the guided data estimate's standard deviation back to the conditional one's.
-        zero_star: Project the unconditional velocity on the conditional one first (CFG-Zero*).
+        zero_star: Rescale the unconditional velocity to fit the conditional one best first (CFG-Zero*).
         zero_steps: With `zero_star`, how many first steps use a zero velocity.
-        negative: Conditions that replace the null ones: a negative prompt.
+        negative: Conditions that replace the null ones: a negative prompt; one row for all, or one a row.
 
     Raises:
         OptionError: For values outside their ranges.
@@ -72,17 +76,19 @@ class CFG(Steer):
     negative: Cond | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scale, Tensor) and not abs(self.scale) < sc.math.inf:
+        if not isinstance(self.scale, Tensor) and not math.isfinite(self.scale):
             raise OptionError(f"scale must be a finite number, got {self.scale}.")
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:
             raise OptionError(f"interval must be two increasing times in [0, 1], got {self.interval}.")
         if not 0 <= self.rescale <= 1:
             raise OptionError(f"rescale must lie in [0, 1], got {self.rescale}.")
+        if self.zero_steps < 0 or (self.zero_steps and not self.zero_star):
+            raise OptionError(f"zero_steps must be at least 0 and needs zero_star=True, got {self.zero_steps}.")
 
     @property
     def numbers(self) -> dict[str, float | Tensor]:
-        """The scale may differ between joined requests."""
-        return {"scale": self.scale}
+        """The scale and the negative conditions may differ between joined requests."""
+        return {"scale": self.scale, **{f"negative {name}": v for name, v in (self.negative or {}).items()}}
 
     def _idle(self, view: View) -> bool:
         """One shared scale of 1, or a shared clock outside the interval: the conditional branch alone."""
@@ -95,7 +101,9 @@ class CFG(Steer):
             return branches
         out: dict[Name, Branch] = {}
         for name, b in branches.items():
-            twin = {**view.null(b.cond), **(self.negative or {})}
+            twin = {**view.null(b.cond), **{n: view.own[f"negative {n}"] for n in self.negative or {}}}
+            if twin.keys() != b.cond.keys():
+                raise ConditionError(f"negative names {sorted(self.negative or {})}, the field takes {sorted(b.cond)}.")
             out[name] = b
             out[(*name, "null")] = Branch(b.x, twin)
         return out
@@ -116,12 +124,15 @@ class CFG(Steer):
         scale: float | Tensor = view.own["scale"]
         inside = _inside(view, self.interval)
         if isinstance(inside, Tensor):
-            scale = torch.where(inside, torch.as_tensor(scale, dtype=torch.float64, device=inside.device), 1.0)
+            scale = cast(Tensor, sc.where(inside, scale, 1.0))
         if self.zero_star:
             v_cond, v_null = (view.convert(v, view.kind, "velocity") for v in (cond, null))
             ratio = _row_sum(v_cond, v_null) / _row_sum(v_null, v_null).clamp(min=1e-8)
             mixed = guide(map_state(lambda v: v * expand(ratio, v), v_null), v_cond, scale)
-            if isinstance(view.i, int) and view.i < self.zero_steps:
+            early = view.i < self.zero_steps
+            if isinstance(early, Tensor):
+                mixed = where_rows(early, map_state(torch.zeros_like, mixed), mixed)
+            elif early:
                 mixed = map_state(torch.zeros_like, mixed)
             return view.convert(mixed, "velocity", view.kind)
         mixed = guide(null, cond, scale)
@@ -131,16 +142,15 @@ class CFG(Steer):
         data, plain = (view.convert(v, view.kind, "data") for v in (mixed, cond))
 
         def pull(d: Tensor, p: Tensor) -> Tensor:
-            ratio = p.flatten(1).std(1) / d.flatten(1).std(1).clamp(min=1e-8)
+            ratio = p.flatten(1).std(1, correction=0) / d.flatten(1).std(1, correction=0).clamp(min=1e-8)
             return d * expand(self.rescale * ratio + (1 - self.rescale), d)
 
         change = map_state(lambda d, p: pull(d, p) - d, data, plain)
         if view.kind == "data":
             return add(mixed, 1.0, change)
-        path: AffinePath = view.path  # type: ignore[assignment]
-        law = path.law
-        factor = sc.divide(law.wronskian(view.t), law.sigma(view.t))  # type: ignore[arg-type]
-        return add(mixed, factor, change)
+        law, t = cast(AffinePath, view.path).law, _clock(view)
+        sigma = law.sigma(t)  # at zero the data estimate is the state, whatever the guidance
+        return add(mixed, sc.where(sigma == 0, 0.0, sc.divide(law.wronskian(t), sigma)), change)
 
 
 @final
@@ -149,18 +159,29 @@ class SeveralConditions(Steer):
     r"""$v = v_\varnothing + \sum_j w_j (v_{c_j} - v_\varnothing)$, each condition alone against the null.
 
     Args:
-        scales: Scale by condition name.
+        scales: Scale by condition name; a number or one a row.
+
+    Raises:
+        ConditionError: In a solve, for a name that the field does not take.
 
     Reference: Compositional Visual Generation, Liu et al. (2022), eq. 11.
     """
 
-    scales: dict[str, float]
+    scales: dict[str, float | Tensor]
+
+    @property
+    def numbers(self) -> dict[str, float | Tensor]:
+        """The scales may differ between joined requests."""
+        return dict(self.scales)
 
     def branches(self, view: View, branches: dict[Name, Branch]) -> dict[Name, Branch]:
         """The null branch, and one for each named condition."""
         out: dict[Name, Branch] = {}
         for name, b in branches.items():
             null = view.null(b.cond)
+            unknown = sorted(self.scales.keys() - null.keys())
+            if unknown:
+                raise ConditionError(f"scales name {', '.join(unknown)}; the field takes {', '.join(sorted(null))}.")
             out[name] = Branch(b.x, null)
             for key in self.scales:
                 out[(*name, "only", key)] = Branch(b.x, {**null, key: b.cond[key]})
@@ -173,9 +194,9 @@ class SeveralConditions(Steer):
             if len(name) >= 2 and name[-2] == "only":
                 continue
             total = null
-            for key, w in self.scales.items():
-                part = values[(*name, "only", key)]
-                total = map_state(lambda a, p, n, w=w: a + w * (p - n), total, part, null)
+            for key in self.scales:
+                difference = map_state(torch.sub, values[(*name, "only", key)], null)
+                total = add(total, view.own[key], difference)
             out[name] = total
         return out
 
@@ -186,12 +207,13 @@ class AutoGuidance(Steer):
     """Guide with a weak version of the model: sample from `Routed(strong, weak=weak)`.
 
     Args:
-        scale: w of v = v_weak + w (v_strong - v_weak).
+        scale: w of v = v_weak + w (v_strong - v_weak); a number or one a row.
 
     Reference: Guiding a Diffusion Model with a Bad Version of Itself, Karras et al. (2024), eq. 4.
     """
 
     scale: float | Tensor = 2.0
+    fields: ClassVar[tuple[str, ...]] = ("weak",)
 
     @property
     def numbers(self) -> dict[str, float | Tensor]:
@@ -219,7 +241,10 @@ class ClassifierGuidance(Steer):
 
     Args:
         log_prob: Called (x, t) with t of shape (B,); returns ln p_t(y | x), (B,), differentiable in x.
-        scale: gamma.
+        scale: gamma; a number or one a row.
+
+    Raises:
+        SourceNotGaussianError: On use, for a field without a score.
 
     Reference: Dhariwal & Nichol (2021); The Principles of Diffusion Models, guidance.
     """
@@ -227,6 +252,7 @@ class ClassifierGuidance(Steer):
     log_prob: Callable[[Tensor, Tensor], Tensor]
     scale: float | Tensor = 1.0
     kind: ClassVar[Kind | None] = "velocity"
+    gaussian: ClassVar[bool] = True
 
     @property
     def numbers(self) -> dict[str, float | Tensor]:
@@ -235,14 +261,12 @@ class ClassifierGuidance(Steer):
 
     def velocity(self, view: View, values: dict[Name, State]) -> dict[Name, State]:
         """Add the classifier's gradient to every branch; nothing at t = 0, where it says nothing."""
-        path: AffinePath = view.path  # type: ignore[assignment]
-        law, t = path.law, view.t
-        if isinstance(t, float) and law.alpha(t) == 0:
-            return values
-        factor = sc.divide(law.sigma(t) * law.wronskian(t), law.alpha(t))  # type: ignore[arg-type]
+        law, t = cast(AffinePath, view.path).law, _clock(view)
+        alpha = law.alpha(t)
+        factor = sc.where(alpha == 0, 0.0, sc.divide(law.sigma(t) * law.wronskian(t), alpha))
         with torch.enable_grad():
-            x = view.x.detach().requires_grad_(True)  # type: ignore[union-attr]
-            clock = torch.as_tensor(t, dtype=torch.float64).expand(x.shape[0])
+            x = cast(Tensor, view.x).detach().requires_grad_(True)
+            clock = torch.as_tensor(t, dtype=torch.float64, device=x.device).expand(x.shape[0])
             (slope,) = torch.autograd.grad(self.log_prob(x, clock).sum(), x)
-        push = map_state(lambda g: g * _weight(view.own["scale"], g), slope)
+        push = slope * expand(view.own["scale"], slope)
         return {name: add(v, factor, push) for name, v in values.items()}

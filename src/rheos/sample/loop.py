@@ -4,63 +4,24 @@
 data only, so a local call, a server that merges requests, an engine and a virtual clock drive the same code.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from rheos.core.base import Cond
 from rheos.core.draws import Draws
-from rheos.core.errors import OptionError
-from rheos.core.field import Field, Name, Query, Reply
-from rheos.core.paths import Path, Time
+from rheos.core.errors import OptionError, ShapeError, SourceNotGaussianError
+from rheos.core.field import Field
+from rheos.core.paths import AffinePath, Kind, Path, Time
+from rheos.core.query import Name, Query, Reply, cut_time
 from rheos.core.solver import DONE, Solver, SolverState
-from rheos.core.state import State, concat, device_of, rows, split, where_rows
+from rheos.core.state import State, concat, map_state, rows, split, where_rows
 from rheos.core.steer import HOOKS, Branch, Steer, View
+from rheos.sample.flight import Flight, Times
 
 __all__ = ["Flight", "Loop"]
-
-Times = tuple[float, ...] | Tensor
-
-
-class Flight(NamedTuple):
-    """A batch of samples under way.
-
-    Args:
-        times: The grid: floats on one shared clock, or float64 (B, N + 1), a row's own (repeating its last).
-        i: The interval: an integer, or int64 (B,).
-        n: The number of intervals, likewise.
-        round: Which repeat of the interval.
-        solver: The solver's state.
-        steer: Each steer's numbers and memory.
-        cond: Conditions, rows first.
-        seed: int64 (B,), a seed a row.
-        memory: The field's memory by branch.
-        pending: Memory that is committed when the interval is accepted.
-        anchor: The solver's state at the start of the interval, kept when intervals repeat.
-    """
-
-    times: Times
-    i: int | Tensor
-    n: int | Tensor
-    round: int
-    solver: SolverState
-    steer: tuple[dict[str, Any], ...]
-    cond: Cond
-    seed: Tensor
-    memory: dict[Name, State]
-    pending: dict[Name, State]
-    anchor: SolverState | None = None
-
-    @property
-    def x(self) -> State:
-        """The state, rows first."""
-        return self.solver["x"]  # type: ignore[no-any-return]
-
-    @property
-    def finished(self) -> bool:
-        """Whether every row has reached its end."""
-        return self.i >= self.n if isinstance(self.i, int) else bool((self.i >= self.n).all())
 
 
 class Loop:
@@ -72,7 +33,8 @@ class Loop:
         steers: Hooks, the outermost first.
 
     Raises:
-        OptionError: If the solver cannot run on the field's path.
+        OptionError: If the solver cannot run on the field's path, or a steer asks for a field that is not there.
+        SourceNotGaussianError: If the solver or a steer needs a score, and the field has none.
     """
 
     def __init__(self, field: Field, solver: Solver, steers: tuple[Steer, ...] = ()) -> None:
@@ -81,36 +43,43 @@ class Loop:
             hook: [k for k, s in enumerate(steers) if getattr(type(s), hook) is not getattr(Steer, hook)]
             for hook in HOOKS
         }
+        _check_steers(field, steers)
         low, high = field.finite
         if self._has["clean"]:  # a changed data estimate gives no velocity at the very end
             high = min(high, 1 - 1e-5)
         self.solver = solver.bind(field.path, (low, high), field.gaussian)
         self.path: Path = field.path
+        self._gaussian = field.gaussian
         self._null = field.null
-        self._memory = field.memory if type(field).memory is not Field.memory else None
+        self._memory: Callable[[State], State | None] | None = field.memory if field.remembers else None
         self._plain = not steers and self._memory is None
-        self._grad = any(s.branching for s in steers)
+        self._fast = self._plain and not self.solver.stochastic
+        self._grad = any(s.differentiates for s in steers)
+        # the state at an interval's start: solvers keep it themselves, but for adaptive ones
+        self._anchored = bool(self._has["rounds"]) or (bool(self._has["state"]) and self.solver.adaptive)
 
     # --- a trajectory's beginning -----------------------------------------------------------------------------
 
     def begin(self, x: State, times: Times, cond: Cond, seed: Tensor) -> Flight:
-        """A batch at the start of its grid."""
-        n = (len(times) if isinstance(times, tuple) else times.shape[1]) - 1
-        shared = isinstance(times, tuple)
-        index = torch.zeros(rows(x), dtype=torch.int64, device=device_of(x))
-        own = tuple(dict(s.numbers) for s in self.steers)
-        flight = Flight(
-            times,
-            0 if shared else index,
-            n if shared else index + n,
-            0,
-            self.solver.init(x),
-            own,
-            cond,
-            seed,
-            {},
-            {},
-        )
+        """A batch at the start of its grid.
+
+        Args:
+            x: State at the first time, rows first.
+            times: Increasing or decreasing floats; or float64 (B, N + 1), a grid a row.
+            cond: Conditions, rows first.
+            seed: int64 (B,), a seed a row.
+
+        Raises:
+            ShapeError: If a steer has numbers for another count of rows.
+        """
+        b = rows(x)
+        i: int | Tensor = 0
+        n: int | Tensor = len(times) - 1
+        if isinstance(times, Tensor):
+            i = torch.zeros(b, dtype=torch.int64, device=times.device)
+            n = i + (times.shape[1] - 1)
+        own = tuple(_row_numbers(s, b) for s in self.steers)
+        flight = Flight(times, i, n, 0, self.solver.init(x), own, cond, seed, {}, {})
         flight = self._start(flight, flight.solver)
         if self._has["begin"]:
             view, owns = self._view(flight, x, flight.solver["t"]), [dict(o) for o in own]
@@ -124,9 +93,9 @@ class Loop:
         """Begin interval i, unless all is done."""
         if f.finished:
             return f._replace(solver=s, anchor=None)
-        start, end = _interval(f)
+        start, end = _interval(f, self.solver.adaptive)
         s = self.solver.start(s, start, end)
-        return f._replace(solver=s, anchor=s if self._has["rounds"] else None)
+        return f._replace(solver=s, anchor=s if self._anchored else None)
 
     # --- one evaluation ------------------------------------------------------------------------------------------
 
@@ -146,17 +115,13 @@ class Loop:
                 branches = self.steers[k].branches(view, branches)
         counts = tuple((name, rows(b.x)) for name, b in branches.items())
         parts = list(branches.values())
-        memory = None
-        if self._memory is not None:
-            held = [f.memory.get(n, self._memory(b.x)) for n, b in branches.items()]
-            memory = None if held[0] is None else concat(held)  # type: ignore[arg-type]
+        memory = self._recall(f, branches)
         if len(parts) == 1:
             return Query(parts[0].x, t, span, parts[0].cond, kind, counts, memory, self._grad)
-        many = len(parts)
         return Query(
             concat([b.x for b in parts]),
-            _repeat(t, many, counts),
-            (_repeat(span[0], many, counts), _repeat(span[1], many, counts)),
+            _repeat(t, counts),
+            (_repeat(span[0], counts), _repeat(span[1], counts)),
             {n: torch.cat([b.cond[n] for b in parts]) for n in parts[0].cond},
             kind,
             counts,
@@ -164,18 +129,32 @@ class Loop:
             self._grad,
         )
 
+    def _recall(self, f: Flight, branches: dict[Name, Branch]) -> State | None:
+        """The field's memory of every branch, begun where there is none yet."""
+        if self._memory is None:
+            return None
+        held = [f.memory[n] if n in f.memory else self._memory(b.x) for n, b in branches.items()]
+        known = [m for m in held if m is not None]
+        return concat(known) if len(known) == len(held) else None
+
     def tell(self, f: Flight, q: Query, reply: Reply) -> Flight:
-        """The batch after a reply."""
-        solver, s = self.solver, f.solver
-        if self._plain and not solver.stochastic and isinstance(f.i, int):
-            s = solver.tell(s, reply.value)
-            if s["stage"] != DONE:
-                return Flight(f.times, f.i, f.n, 0, s, f.steer, f.cond, f.seed, f.memory, f.pending)
-            i = f.i + 1
-            if i < f.n:
-                s = solver.start(s, f.times[i], f.times[i + 1])  # type: ignore[arg-type]
-            return Flight(f.times, i, f.n, 0, s, f.steer, f.cond, f.seed, f.memory, f.pending)
-        return self._tell(f, q, reply)
+        """The batch after a reply.
+
+        Args:
+            f: The flight that asked.
+            q: What it asked.
+            reply: The answer to q.
+        """
+        if not self._fast or isinstance(f.i, Tensor):
+            return self._tell(f, q, reply)
+        s = self.solver.tell(f.solver, reply.value)
+        i = f.i
+        if s["stage"] == DONE:
+            i += 1
+            if i < cast(int, f.n):
+                times = f.times
+                s = self.solver.start(s, times[i], times[i + 1])
+        return Flight(f.times, i, f.n, 0, s, f.steer, f.cond, f.seed, f.memory, f.pending)
 
     def _tell(self, f: Flight, q: Query, reply: Reply) -> Flight:
         solver, before = self.solver, f.solver
@@ -192,28 +171,40 @@ class Loop:
             return f._replace(solver=s)
         return self._accept(f, s, value)
 
+    # --- hooks -----------------------------------------------------------------------------------------------------
+
     def _fold(self, f: Flight, q: Query, reply: Reply) -> tuple[State, Flight]:
         """Branch values to one value, through the `velocity` and `clean` hooks."""
-        if not self.steers:
+        if not (self._has["velocity"] or self._has["clean"]):
             return reply.value, f
-        values: dict[Name, State]
-        if len(q.branches) > 1:
-            pieces = split(reply.value, [n for _, n in q.branches])
-            values = {name: v for (name, _), v in zip(q.branches, pieces, strict=True)}
-            x = split(q.x, [n for _, n in q.branches])[0]
-        else:
-            values, x = {q.branches[0][0]: reply.value}, q.x
-        t = self.solver.ask(f.solver).t
-        view, owns = self._view(f, x, t), [dict(o) for o in f.steer]
+        names, sizes = [name for name, _ in q.branches], [n for _, n in q.branches]
+        values = dict(zip(names, split(reply.value, sizes), strict=True))
+        xs = dict(zip(names, split(q.x, sizes), strict=True)) if len(names) > 1 else {names[0]: q.x}
+        if () in xs:
+            x, t = xs[()], cut_time(q.t, sizes)[names.index(())]
+        else:  # every branch has a state of its own
+            x, t = self.solver.ask(f.solver)[:2]
+        view, owns = self._view(f, x, t, q), [dict(o) for o in f.steer]
+        with torch.set_grad_enabled(q.grad):
+            value = self._folded(view, owns, q, values, xs)
+        if q.grad:
+            value = map_state(Tensor.detach, value)
+        return value, f._replace(steer=tuple(owns))
+
+    def _folded(
+        self, view: View, owns: list[dict[str, object]], q: Query, values: dict[Name, State], xs: dict[Name, State]
+    ) -> State:
+        def converted(src: Kind, dst: Kind) -> dict[Name, State]:
+            return {n: self.path.convert(v, xs.get(n, view.x), view.t, src, dst) for n, v in values.items()}
+
         for k in reversed(self._has["velocity"]):
             steer, view.own = self.steers[k], owns[k]
-            want = steer.kind or q.kind
-            view.kind = want
-            if want != q.kind:
-                values = {n: view.convert(v, q.kind, want) for n, v in values.items()}
+            view.kind = steer.kind or q.kind
+            if view.kind != q.kind:
+                values = converted(q.kind, view.kind)
             values = steer.velocity(view, values)
-            if want != q.kind:
-                values = {n: view.convert(v, want, q.kind) for n, v in values.items()}
+            if view.kind != q.kind:
+                values = converted(view.kind, q.kind)
         value = values[()]
         if self._has["clean"]:
             x1 = view.convert(value, q.kind, "data")
@@ -221,70 +212,128 @@ class Loop:
                 view.own = owns[k]
                 x1 = self.steers[k].clean(view, x1)
             value = view.convert(x1, "data", q.kind)
-        return value, f._replace(steer=tuple(owns))
+        return value
 
     def _accept(self, f: Flight, s: SolverState, value: State) -> Flight:
         """An interval is complete: state hooks, repeats, the next interval."""
         start = f.solver["x"] if f.anchor is None else f.anchor["x"]
-        if isinstance(f.i, Tensor):  # rows that had ended stay where they were
-            s = {**s, "x": where_rows(f.i < f.n, s["x"], start)}
+        alive = f.i < f.n if isinstance(f.i, Tensor) else None
+        if alive is not None:  # rows that had ended stay where they were
+            s = {**s, "x": where_rows(alive, s["x"], start)}
         rounds = 1
         if self.steers:
-            view, owns = self._view(f, s["x"], s["end"]), [dict(o) for o in f.steer]
-            for k in self._has["rounds"]:
-                view.own = owns[k]
-                rounds = max(rounds, self.steers[k].rounds(view))
-            x = s["x"]
-            for k in reversed(self._has["state"]):
-                view.own = owns[k]
-                x = self.steers[k].state(view, start, x, value)
-            if x is not s["x"]:
-                s = solver_move(self.solver, s, x)
-            f = f._replace(steer=tuple(owns))
+            rounds, s, f = self._at_end(f, s, start, value, alive)
         if f.round + 1 < rounds and f.anchor is not None:
-            noise = Draws(f.seed).normal(s["x"], "round", f.i, f.round)
-            back = self.path.renoise(s["x"], s["end"], s["t"], noise)  # type: ignore[attr-defined]
-            return f._replace(solver={**f.anchor, "x": back}, round=f.round + 1)
+            return self._again(f, s, alive)
         memory = f.pending or f.memory
-        step = f.i + 1 if isinstance(f.i, int) else torch.minimum(f.i + 1, f.n)  # type: ignore[type-var, arg-type]
-        f = f._replace(i=step, round=0, memory=memory, pending={})
+        step = f.i + 1 if not isinstance(f.i, Tensor) else torch.minimum(f.i + 1, cast(Tensor, f.n))
+        before, f = f, f._replace(i=step, round=0, memory=memory, pending={})
         f = self._start(f, s)
-        if f.finished and self._has["end"]:
-            view, x = self._view(f, f.x, s["end"]), f.x
-            for k in reversed(self._has["end"]):
-                view.own = dict(f.steer[k])
-                x = self.steers[k].end(view, x)
-            f = f._replace(solver={**f.solver, "x": x})
-        return f
+        return self._end(before, f, s) if self._has["end"] else f
 
-    def _view(self, f: Flight, x: State, t: Time) -> View:
+    def _at_end(
+        self, f: Flight, s: SolverState, start: State, value: State, alive: Tensor | None
+    ) -> tuple[int, SolverState, Flight]:
+        """The `rounds` and `state` hooks."""
+        view, owns = self._view(f, s["x"], s["end"]), [dict(o) for o in f.steer]
+        rounds = 1
+        for k in self._has["rounds"]:
+            view.own = owns[k]
+            rounds = max(rounds, self.steers[k].rounds(view))
+        x = s["x"]
+        for k in reversed(self._has["state"]):
+            view.own = owns[k]
+            x = view.x = self.steers[k].state(view, start, x, value)
+        if x is not s["x"]:
+            x = x if alive is None else where_rows(alive, x, s["x"])
+            s = {**self.solver.move(s, x), "stage": s["stage"]}
+        return rounds, s, f._replace(steer=tuple(owns))
+
+    def _again(self, f: Flight, s: SolverState, alive: Tensor | None) -> Flight:
+        """Noise the state back to the interval's start and walk it once more."""
+        if not self._gaussian:
+            raise SourceNotGaussianError(
+                "Repeated intervals noise the state back, which needs a source N(0, I); this field was declared "
+                "gaussian=False. Walk each interval once."
+            )
+        anchor = cast(SolverState, f.anchor)
+        noise = Draws(f.seed).normal(s["x"], "round", f.i, f.round)
+        back = self.path.renoise(s["x"], s["end"], s["t"], noise)
+        if alive is not None:
+            back = where_rows(alive, back, s["x"])
+        return f._replace(solver=self.solver.move(anchor, back), round=f.round + 1)
+
+    def _end(self, before: Flight, f: Flight, s: SolverState) -> Flight:
+        """The `end` hooks, for the rows that have just reached their end."""
+        over = (f.i >= f.n) & (before.i < before.n) if isinstance(f.i, Tensor) else None
+        if not (f.finished if over is None else bool(over.any())):
+            return f
+        view, x = self._view(f, f.x, s["end"]), f.x
+        for k in reversed(self._has["end"]):
+            view.own = dict(f.steer[k])
+            x = view.x = self.steers[k].end(view, x)
+        x = x if over is None else where_rows(over, x, f.x)
+        return f._replace(solver={**f.solver, "x": x}, anchor=None if f.anchor is None else {**f.anchor, "x": x})
+
+    def _view(self, f: Flight, x: State, t: Time, q: Query | None = None) -> View:
         view = View()
         view.x, view.t, view.span = x, t, (f.solver["t"], f.solver["end"])
         view.i, view.n, view.round, view.cond = f.i, f.n, f.round, f.cond
         view.path, view.null, view.draws, view.kind = self.path, self._null, Draws(f.seed), "velocity"
         view.own = {}
+        view.asked, view.sizes = (x, (rows(x),)) if q is None else (q.x, tuple(n for _, n in q.branches))
         return view
 
 
-def solver_move(solver: Solver, s: SolverState, x: State) -> SolverState:
-    """Move a state between intervals, keeping it complete."""
-    return {**solver.move(s, x), "stage": s["stage"]}
+def _check_steers(field: Field, steers: tuple[Steer, ...]) -> None:
+    routes = getattr(field, "others", {})
+    for steer in steers:
+        missing = [name for name in steer.fields if name not in routes]
+        if missing:
+            raise OptionError(
+                f"{type(steer).__name__} needs a second field called {missing[0]!r}: sample from "
+                f"Routed(field, {missing[0]}=other)."
+            )
+        if steer.gaussian and not isinstance(field.path, AffinePath):
+            raise OptionError(f"{type(steer).__name__} needs a score, so an affine path, not {field.path}.")
+        if steer.gaussian and not field.gaussian:
+            raise SourceNotGaussianError(
+                f"{type(steer).__name__} needs a score, so a source N(0, I) independent of the data; this field was "
+                "declared gaussian=False."
+            )
 
 
-def _interval(f: Flight) -> tuple[Time, Time]:
-    """The start and the end of interval i; rows that have ended repeat their last interval."""
-    if isinstance(f.i, int):
-        return f.times[f.i], f.times[f.i + 1]  # type: ignore[return-value]
-    last = torch.minimum(f.i, f.n - 1).unsqueeze(1)  # type: ignore[operator]
-    return f.times.gather(1, last).squeeze(1), f.times.gather(1, last + 1).squeeze(1)  # type: ignore[union-attr]
+def _row_numbers(steer: Steer, b: int) -> dict[str, object]:
+    """A steer's numbers: plain ones, and tensors with a value a row."""
+    numbers: dict[str, object] = {}
+    for name, v in steer.numbers.items():
+        if isinstance(v, Tensor) and v.ndim:
+            if len(v) not in (1, b):
+                raise ShapeError(f"{type(steer).__name__} has {name} for {len(v)} rows, the batch has {b}.")
+            v = v.expand(b, *v.shape[1:])
+        numbers[name] = v
+    return numbers
 
 
-def _repeat(t: Time, many: int, counts: tuple[tuple[Name, int], ...]) -> Time:
+def _interval(f: Flight, adaptive: bool) -> tuple[Time, Time]:
+    """The start and the end of interval i.
+
+    Rows that have ended repeat their last interval, which is thrown away; an adaptive solver waits at its end.
+    """
+    if not isinstance(f.i, Tensor):
+        return f.times[f.i], f.times[f.i + 1]
+    times = cast(Tensor, f.times)
+    last = torch.minimum(f.i, cast(Tensor, f.n) - 1).unsqueeze(1)
+    start, end = times.gather(1, last).squeeze(1), times.gather(1, last + 1).squeeze(1)
+    return torch.where(f.i < f.n, start, end) if adaptive else start, end
+
+
+def _repeat(t: Time, counts: tuple[tuple[Name, int], ...]) -> Time:
     """Row clocks for several branches; a shared clock serves all."""
+    if isinstance(t, dict):
+        return {n: cast(Tensor, _repeat(v, counts)) for n, v in t.items()}
     if isinstance(t, Tensor) and t.ndim:
         if len({n for _, n in counts}) != 1:
             raise OptionError("With one clock a row, all branches need the same rows.")
-        return torch.cat([t] * many)
-    if isinstance(t, dict):
-        return {n: _repeat(v, many, counts) for n, v in t.items()}  # type: ignore[misc]
+        return torch.cat([t] * len(counts))
     return t

@@ -7,12 +7,13 @@ Reference: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I (1
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
 
 from rheos.core.paths import Path, Time
+from rheos.core.scalars import where
 from rheos.core.solver import DONE, Ask, Solver, SolverState, Weights, combination, elapsed, weighted
 from rheos.core.state import State, scale
 
@@ -45,9 +46,7 @@ class Tableau:
 MIDPOINT = Tableau("midpoint", 2, ((), (0.5,)), (0.0, 1.0), (0.0, 0.5))
 HEUN = Tableau("heun", 2, ((), (1.0,)), (0.5, 0.5), (0.0, 1.0), (1.0, 0.0))
 RALSTON = Tableau("ralston", 2, ((), (2 / 3,)), (0.25, 0.75), (0.0, 2 / 3))
-RK3 = Tableau(
-    "rk3", 3, ((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6), (0.0, 0.5, 1.0), (0.0, 1.0, 0.0)
-)
+RK3 = Tableau("rk3", 3, ((), (0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6), (0.0, 0.5, 1.0), (0.0, 1.0, 0.0))
 RK4 = Tableau(
     "rk4",
     4,
@@ -79,12 +78,12 @@ class Euler(Solver):
         v = value if lead is None else lead
         t, end, x = s["t"], s["end"], s["x"]
         if type(x) is Tensor and type(t) is float and self.path.flat:
-            return {"x": torch.add(x, v, alpha=end - t), "t": t, "end": end, "stage": DONE}  # type: ignore[arg-type]
+            return {"x": torch.add(x, cast(Tensor, v), alpha=end - t), "t": t, "end": end, "stage": DONE}
         return {**s, "x": walk(self.path, x, elapsed(t, end), (1.0,), (v,)), "stage": DONE}
 
 
 def walk(path: Path, x: State, h: Time, weights: Weights, values: tuple[State, ...]) -> State:
-    """From x along h sum_j weights_j values_j, by the exponential map where the space is curved."""
+    r"""From x along $h \sum_j w_j v_j$, by the exponential map where the space is curved."""
     return weighted(x, h, weights, values) if path.flat else path.space.move(x, scale(h, combination(weights, values)))
 
 
@@ -94,7 +93,7 @@ class RungeKutta(Solver):
     """An explicit Runge-Kutta method.
 
     In an interval at whose end the velocity is not finite (a data head at t = 1) the stage there is left out and
-    the tableau's `open` weights are used: Heun becomes Euler, RK4 a second-order method.
+    the tableau's `open` weights are used: Heun becomes Euler, RK3 and RK4 second-order methods.
 
     Args:
         tableau: The method.
@@ -131,11 +130,11 @@ class RungeKutta(Solver):
         if j == 0:
             return Ask(s["x"], t, (t, end), "velocity")
         h, c = elapsed(t, end), self.tableau.c[j]
-        at: Time
+        at: Time = end
         if c != 1.0:
-            at = {n: t[n] + c * h[n] for n in t} if isinstance(t, dict) else t + c * h  # type: ignore[index, operator]
-        else:
-            at = end.clamp(max=self.finite[1]) if isinstance(end, Tensor) else end
+            at = _between(t, c, h)
+        elif isinstance(end, Tensor):  # rows that leave this stage out are asked where it is finite
+            at = end.clamp(*self.finite)
         return Ask(walk(self.path, s["x"], h, self.tableau.a[j], s["k"]), at, (t, end), "velocity")
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
@@ -148,10 +147,17 @@ class RungeKutta(Solver):
 
     def _weights(self, end: Time) -> Weights:
         """The weights of an interval that ends there; a row of its own for each row's own clock."""
-        b, short, high = self.tableau.b, self.tableau.open, self.finite[1]
+        b, short, (low, high) = self.tableau.b, self.tableau.open, self.finite
         if not short or isinstance(end, dict):
             return b
         if isinstance(end, float):
-            return short[:-1] if end > high else b
-        beyond = end > high
-        return tuple(torch.where(beyond, p, q).double() for p, q in zip(short, b, strict=True))
+            return b if low <= end <= high else short[:-1]
+        beyond = (end < low) | (end > high)
+        return tuple(cast(Tensor, where(beyond, p, q)) for p, q in zip(short, b, strict=True))
+
+
+def _between(t: Time, c: float, h: Time) -> Time:
+    if isinstance(t, dict):
+        steps = cast(dict[str, float | Tensor], h)
+        return {n: v + c * steps[n] for n, v in t.items()}
+    return t + c * cast(float | Tensor, h)

@@ -1,19 +1,22 @@
 r"""Stochastic sampling with the flow's own marginals.
 
 For any diffusion $w(t) \ge 0$ the equation $dx = [v + \tfrac12 w\, s]\,dt + \sqrt w\, dB$ has the marginals of the
-flow. Euler-Maruyama steps it; the last step takes the mean alone.
+flow. Euler-Maruyama steps it; the step that reaches t = 1 takes the mean alone. On a grid from data to noise the sign
+of the score's drift turns, and the marginals are kept likewise.
 
 Reference: Score-Based Generative Modeling through SDEs, Song et al. (2021); SiT, Ma et al. (2024), whose "sigma"
 form is w = 2 sigma here.
 """
 
+import math
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 from torch import Tensor
 
 from rheos.core import scalars as sc
 from rheos.core.errors import OptionError, check_choice
+from rheos.core.paths import AffinePath
 from rheos.core.scalars import Scalar
 from rheos.core.solver import DONE, Jump, Solver, SolverState
 from rheos.core.state import State, add, affine
@@ -35,7 +38,7 @@ class SDE(Solver):
 
     Raises:
         UnknownOptionError: For an unknown diffusion.
-        OptionError: For a negative scale.
+        OptionError: For a negative or infinite scale.
     """
 
     diffusion: str = "sigma"
@@ -46,8 +49,8 @@ class SDE(Solver):
 
     def __post_init__(self) -> None:
         check_choice("diffusion", self.diffusion, DIFFUSIONS)
-        if not self.scale >= 0:
-            raise OptionError(f"scale must be at least 0, got {self.scale}.")
+        if not 0 <= self.scale < math.inf:
+            raise OptionError(f"scale must be at least 0 and finite, got {self.scale}.")
 
     def rate(self, t: Scalar) -> Scalar:
         """w(t); where it is infinite (sbdm at t = 0) zero, so that the first step is the ODE's."""
@@ -57,24 +60,21 @@ class SDE(Solver):
         if self.diffusion == "sigma":
             return self.scale * law.sigma(t)
         w = self.scale * 2 * sc.divide(law.sigma(t) * law.wronskian(t), law.alpha(t))
-        return sc.where(w == sc.math.inf, 0.0 * t, w)
+        return sc.where(w == math.inf, 0.0, w)
 
     def jump(self, s: SolverState, value: State) -> Jump:
-        """mean = x + h (v + w score / 2), std = sqrt(w h)."""
+        r"""Mean $x + h v + \tfrac12 |h| w s$, standard deviation $\sqrt{w |h|}$."""
         t, end = s["t"], s["end"]
         h = end - t
         w = self.rate(t)
-        cx, cv = self.path.coefficients(t, "velocity", "score")  # type: ignore[attr-defined]
-        drift = sc.where(w == 0, 0.0 * t, 0.5 * w)
-        cx, cv = (sc.where(drift == 0, 0.0 * t, c) for c in (cx, cv))
-        mean = affine(1.0 + h * drift * cx, s["x"], h * (1.0 + drift * cv), value)
-        last = end >= 1.0
-        std = sc.sqrt(w * abs(h))
-        return Jump(mean, sc.where(last, 0.0 * t, std))
+        cx, cv = cast(AffinePath, self.path).coefficients(t, "velocity", "score")
+        cx, cv = (sc.where(w == 0, 0.0, 0.5 * w * c) for c in (cx, cv))
+        mean = affine(1.0 + abs(h) * cx, s["x"], h + abs(h) * cv, value)
+        return Jump(mean, sc.where(end >= 1.0, 0.0, sc.sqrt(w * abs(h))))
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Jump."""
         mean, std = self.jump(s, value if lead is None else lead)
         if not isinstance(std, Tensor) and std == 0:
             return {**s, "x": mean, "stage": DONE}
-        return {**s, "x": add(mean, std, noise), "stage": DONE}  # type: ignore[arg-type]
+        return {**s, "x": add(mean, std, cast(State, noise)), "stage": DONE}

@@ -1,24 +1,26 @@
 r"""UniPC: a predictor of order p and a corrector of order p + 1 for the price of the predictor.
 
 Data prediction, $g = -h$: with $r_j = (\lambda_{i-j} - \lambda_i) / h$, $D_j = (m_{i-j} - m_i) / r_j$ and
-$\varphi_1(g) g = e^g - 1$, the weights solve $\sum_j r_j^{k-1} \rho_j = k!\, \varphi_{k+1}(g)\, g / B(g)$. The corrector
-adds the newest estimate (r = 1), evaluated at the predicted state and kept as history: no extra evaluation.
+$\varphi_1(g) g = e^g - 1$, the weights solve $\sum_j r_j^{k-1} \rho_j = k!\, \varphi_{k+1}(g)\, g / B(g)$. The
+corrector adds the newest estimate (r = 1), evaluated at the predicted state and kept as history: no extra evaluation.
 
 Reference: UniPC, Zhao et al. (2023), algorithm 1 and eq. 3-9.
 """
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor
 
 from rheos.core import scalars as sc
 from rheos.core.errors import OptionError, check_choice
+from rheos.core.paths import Time
 from rheos.core.scalars import Scalar
 from rheos.core.solver import DONE, Ask, Solver, SolverState
 from rheos.core.state import State, add, affine
+from rheos.sample.exponential import check_backwards
 
 __all__ = ["UniPC"]
 
@@ -30,7 +32,7 @@ def weights(r: list[Scalar], g: Scalar, variant: str) -> list[Scalar]:
     """
     if len(r) == 1:
         return [0.5 * (sc.expm1(g) if variant == "bh2" else g)]
-    phi, rhs = sc.divide(sc.expm1(g), g), []
+    phi, rhs = sc.divide(sc.expm1(g), g), list[Scalar]()
     for k in range(1, len(r) + 1):
         rest = phi - 1 / math.factorial(k)  # phi_{k+1}(g) g
         rhs.append(math.factorial(k) * rest)
@@ -40,7 +42,8 @@ def weights(r: list[Scalar], g: Scalar, variant: str) -> list[Scalar]:
         return list(torch.linalg.solve(matrix, torch.tensor(rhs, dtype=torch.float64)).tolist())
     nodes = torch.stack([torch.as_tensor(v, dtype=g.dtype, device=g.device).expand_as(g) for v in r], -1)
     matrix = torch.stack([nodes**k for k in range(len(r))], -2)
-    solved = torch.linalg.solve(matrix, torch.stack(rhs, -1).unsqueeze(-1)).squeeze(-1)  # type: ignore[arg-type]
+    sides = torch.stack(cast(list[Tensor], rhs), -1).unsqueeze(-1)
+    solved = torch.linalg.solve_ex(matrix, sides)[0].squeeze(-1)  # unchecked: rows that have ended have no answer
     return list(solved.unbind(-1))
 
 
@@ -104,6 +107,11 @@ class UniPC(Solver):
         """No history."""
         return {**super().init(x), "data": (), "lam": (), "from": None, "from_t": None}
 
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        check_backwards(self, t, end)
+        return super().start(s, t, end)
+
     def ask(self, s: SolverState) -> Ask:
         """The data estimate at the (predicted) state."""
         t = s["t"]
@@ -142,7 +150,7 @@ class UniPC(Solver):
             if not isinstance(w, Tensor) and w == 0:
                 continue
             gain = -law.alpha(end) * sc.divide(w, node)
-            x = add(add(x, gain, m), -gain, data[0])  # type: ignore[arg-type]
+            x = add(add(x, gain, m), -gain, data[0])
         return x
 
     def move(self, s: SolverState, x: State, restart: bool = False) -> SolverState:

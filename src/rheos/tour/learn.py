@@ -24,7 +24,7 @@ def learn(tour: Tour) -> None:
         steps=options.steps,
         out=folder,
         options=Options(seed=options.seed, batch=128, sample_every=max(options.steps // 4, 1)),
-        resume=(folder / "config.json").exists(),
+        resume=True,
         progress=tour.progress,
     )
     page = tour.page.heading("1. Learn a flow")

@@ -25,7 +25,7 @@ def plane(tour: Tour) -> None:
     flow = Field(MLP(2, hidden=64, depth=3))
     folder = out / "plane"
     run = fit(flow, FlowMatching(), data, steps=1500, out=folder, options=options,
-              resume=(folder / "config.json").exists(), progress=tour.progress)  # fmt: skip
+              resume=True, progress=tour.progress)  # fmt: skip
     pairs = generate(run.field, out / "plane-pairs", 4096, recipe=Recipe(steps=20, chunk=4096, seed=seed))
     fast = reflow(run.field, pairs, steps=1500, out=out / "plane-straight", options=options, progress=tour.progress)
     shown, bends = {}, {}

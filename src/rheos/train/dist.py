@@ -7,8 +7,9 @@ average: uneven parts are then exact, and 1 x 8 rows, 2 x 4 rows and two accumul
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager, TypeVar, final
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -93,7 +94,7 @@ class Team:
                 f"Use a batch of at least {count}."
             )
         edges = [batch * k // count for k in range(self.rank * accumulate, (self.rank + 1) * accumulate + 1)]
-        return list(zip(edges, edges[1:], strict=False))
+        return list(pairwise(edges))
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over processes, in place, on all of them."""
@@ -149,16 +150,16 @@ class Team:
         wrapped.register_comm_hook(None, _sum)
         return wrapped
 
-    def quiet(self, module: nn.Module, last: bool) -> ContextManager[None]:
+    def quiet(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
         """Where gradients of a part stay at home until the last part of the step."""
         if self.size == 1 or last or not hasattr(module, "no_sync"):
             return nullcontext()
         return module.no_sync()  # type: ignore[no-any-return, operator]
 
 
-def _sum(state: object, bucket: "distributed.GradBucket") -> "torch.futures.Future[Tensor]":
+def _sum(state: object, bucket: Any) -> Any:
     work = distributed.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])  # type: ignore[no-any-return, union-attr]
+    return work.get_future().then(lambda future: future.value()[0])
 
 
 def _shard(net: nn.Module, team: Team) -> None:
@@ -171,7 +172,7 @@ def _shard(net: nn.Module, team: Team) -> None:
     blocks = [block for part in net.modules() if isinstance(part, nn.ModuleList) for block in part]
     inner = {id(deep) for block in blocks for deep in block.modules() if deep is not block}
     for block in blocks:
-        if id(block) not in inner and any(True for _ in block.parameters()):
+        if id(block) not in inner and not isinstance(block, nn.ModuleList | nn.ModuleDict):
             fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh)
     for module in net.modules():

@@ -1,0 +1,67 @@
+"""`rheos bench`: run the benchmarks, print ratios, keep them in bench/results.json."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bench import sampling, training
+from bench.harness import Ratio
+
+BENCHES: dict[str, Callable[[], list[Ratio]]] = {
+    "step": training.step,
+    "compile": training.compiled,
+    "draws": training.draws,
+    "sampling": sampling.overhead,
+    "memory": sampling.memory,
+}
+RESULTS = Path(__file__).with_name("results.json")
+PACKAGES = ("torch", "rheos", "torchcfm", "flow-matching", "azula")
+
+
+def main(names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[dict[str, Any]]:
+    """Run the named benchmarks (all unless named) and store their ratios beside the older ones.
+
+    Args:
+        names: Of `BENCHES`.
+        say: Called with a line a ratio.
+
+    Raises:
+        KeyError: For an unknown name.
+    """
+    rows: list[dict[str, Any]] = []
+    for name in names or BENCHES:
+        for ratio in BENCHES[name]():
+            row = {"bench": name, **ratio.to_dict(), "versions": _versions()}
+            verdict = "holds" if ratio.holds else "fails"
+            say(f"{ratio.name} / {ratio.peer}: {ratio.value:.3f} (target {ratio.op} {ratio.target}) {verdict}; {ratio.detail}")
+            rows.append(row)
+    _store(rows)
+    return rows
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _store(rows: list[dict[str, Any]]) -> None:
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    new = {(r["name"], r["peer"]) for r in rows}
+    merged = [r for r in kept if (r["name"], r["peer"]) not in new] + rows
+    temporary = RESULTS.with_suffix(".tmp")
+    temporary.write_text(json.dumps(sorted(merged, key=lambda r: (r["bench"], r["peer"])), indent=1) + "\n")
+    os.replace(temporary, RESULTS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,159 @@
+"""What a claim measured, as plain values: figures with their thresholds, and the record that is kept."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, final
+
+__all__ = ["Figure", "Outcome", "Record", "spread"]
+
+Op = Literal["<=", ">="]
+
+
+@final
+@dataclass(frozen=True)
+class Figure:
+    """A measured number beside its threshold.
+
+    Args:
+        name: What was measured, on what.
+        value: The number; a ratio to the baseline wherever that makes sense.
+        op: "<=" or ">=".
+        threshold: What the claim says.
+
+    Example:
+        >>> Figure("error, method / baseline", 0.8, "<=", 1.0).holds
+        True
+    """
+
+    name: str
+    value: float
+    op: Op
+    threshold: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the value meets the threshold; a NaN never does."""
+        return self.value <= self.threshold if self.op == "<=" else self.value >= self.threshold
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; a value that is no finite number becomes None, which JSON has a word for."""
+        value = self.value if math.isfinite(self.value) else None
+        return {
+            "name": self.name,
+            "value": None if value is None else float(f"{value:.6g}"),
+            "op": self.op,
+            "threshold": self.threshold,
+            "holds": self.holds,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Figure":
+        """The inverse of `to_dict`."""
+        value = math.nan if plain["value"] is None else float(plain["value"])
+        return cls(plain["name"], value, plain["op"], float(plain["threshold"]))
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What running a claim gives.
+
+    Args:
+        figures: At least one.
+        notes: Sentences that belong beside the figures: medians and spreads over seeds, counts, what was tried.
+        picture: A PNG, or None.
+    """
+
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+    picture: bytes | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Record:
+    """A claim as it was measured, with everything needed to measure it again.
+
+    Args:
+        slug: Of the method.
+        statement: The claim in one sentence.
+        figures: With thresholds.
+        seeds: Which were run.
+        seconds: Of the whole run.
+        cores: That the run might use.
+        device: Where the networks ran.
+        versions: Of Python and packages.
+        commit: Of the source, with "+" when files differed from it; "unknown" outside a checkout.
+        notes: As in `Outcome`.
+    """
+
+    slug: str
+    statement: str
+    figures: tuple[Figure, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+    cores: int
+    device: str
+    versions: Mapping[str, str]
+    commit: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def holds(self) -> bool:
+        """Whether every figure holds."""
+        return all(f.holds for f in self.figures)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stable machine-readable form."""
+        return {
+            "slug": self.slug,
+            "statement": self.statement,
+            "holds": self.holds,
+            "figures": [f.to_dict() for f in self.figures],
+            "seeds": list(self.seeds),
+            "seconds": round(self.seconds, 1),
+            "cores": self.cores,
+            "device": self.device,
+            "versions": dict(self.versions),
+            "commit": self.commit,
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Record":
+        """The inverse of `to_dict`; `holds` is worked out again from the figures."""
+        return cls(
+            slug=plain["slug"],
+            statement=plain["statement"],
+            figures=tuple(Figure.from_dict(f) for f in plain["figures"]),
+            seeds=tuple(plain["seeds"]),
+            seconds=float(plain["seconds"]),
+            cores=int(plain["cores"]),
+            device=plain["device"],
+            versions=dict(plain["versions"]),
+            commit=plain["commit"],
+            notes=tuple(plain["notes"]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write as JSON under a temporary name, then rename."""
+        from rheos.claims.checkout import write
+
+        write(path, (json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def spread(name: str, values: Sequence[float], unit: str = "") -> str:
+    """A sentence with the median and the range of a figure over seeds.
+
+    Example:
+        >>> spread("W2", [0.5, 0.75, 0.625])
+        'W2: median 0.625, from 0.5 to 0.75 over 3 seeds.'
+    """
+    if len(values) == 1:
+        return f"{name}: {values[0]:.3g}{unit} with one seed."
+    low, high = min(values), max(values)
+    return f"{name}: median {median(values):.3g}{unit}, from {low:.3g} to {high:.3g} over {len(values)} seeds."

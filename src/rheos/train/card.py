@@ -1,0 +1,52 @@
+"""A run's README: what it is, in a page that people and hubs read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["card"]
+
+
+def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: data, network, objective, seed, size, last figures, and the line that loads it.
+
+    Args:
+        config: As in config.json.
+        step: Completed steps.
+        lines: Figures on the way.
+    """
+    data, options = config["data"], config["options"]
+    field = config["field"]
+    last = ", ".join(f"{k} {v:.4g}" for k, v in lines[-1].items() if k != "step" and v is not None) if lines else "–"
+    rows = [
+        (
+            "data",
+            f"{data['name']}, {data['rows']:,} rows of shape {tuple(data['shape'])}",
+        ),
+        ("classes", len(data["class_names"]) or "none"),
+        ("data fingerprint", data["fingerprint"]),
+        ("network", f"{_kind(field['net'])}, {config['parameters']:,} parameters"),
+        ("path, prediction", f"{_kind(field['path'])}, {field['predicts']}"),
+        ("objective", _kind(config["objective"])),
+        ("steps x batch", f"{step:,} of {config['steps']:,} x {options['batch']}"),
+        ("average of weights", f"{options['ema']}" if options["ema"] else "none"),
+        ("seed", options["seed"]),
+        ("last figures", last),
+        (
+            "made with",
+            f"rheos {config['rheos']}, torch {config['torch']}, {config['processes']} process(es), {config['device']}",
+        ),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return (
+        f"---\nlibrary_name: rheos\ntags: [flow-matching]\n---\n\n# A flow of {data['name']}\n\n"
+        f"| | |\n| --- | --- |\n{table}\n\n"
+        "The weights carry no licence of their own; that of the data applies to what was learned from them.\n\n"
+        "```python\nfrom rheos import sample, train\n\n"
+        'run = train.load("this/folder")\nx = sample.draw(run.field, n=16, steps=20)\n```\n'
+    )
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    return str(value.get("class", value["kind"]))

@@ -1,0 +1,198 @@
+"""A finished (or stopped) run, and reading one from its directory."""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, final
+
+from torch import Tensor
+
+from rheos.core import config as plain
+from rheos.core.errors import CheckpointError, RheosError, RunError
+from rheos.core.field import Field
+from rheos.core.objectives import Objective
+from rheos.train.card import card
+from rheos.train.checkpoint import FORMAT, newest, read_config, read_json, read_tensors, restore, writing
+from rheos.train.options import Options
+from rheos.train.trackers import read_lines
+
+if TYPE_CHECKING:
+    from rheos.data.dataset import Data
+
+__all__ = ["Run", "load"]
+
+Weights = Literal["ema", "raw"]
+
+
+@final
+class Run:
+    """A trained field with everything that is known of its training.
+
+    `train.fit` and `train.load` make one.
+
+    Args:
+        config: What was run, as in config.json.
+        step: Completed optimiser steps.
+        field: With the averaged weights if there is an average (or the raw ones if these were asked for), in
+            evaluation mode.
+        tensors: Weights by kind, "model" and, with an average, "ema"; the raw field is made of them when asked for.
+        path: The run directory, or None for a run in memory.
+        lines: Figures on the way, where there is no directory to read them from.
+
+    Attributes:
+        config: What was run, as in config.json.
+        step: Completed optimiser steps.
+        field: Ready for sampling.
+        path: The run directory, or None.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        step: int,
+        field: Field,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        path: Path | None = None,
+        lines: list[dict[str, Any]] | None = None,
+    ) -> None:
+        self.config, self.step, self.field, self.path = dict(config), step, field, path
+        self._tensors, self._lines = tensors, lines or []
+        self._raw: Field | None = None
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else repr(str(self.path))
+        return f"Run({where}, step {self.step} of {self.config['steps']}, data {self.config['data']['name']!r})"
+
+    @property
+    def raw(self) -> Field:
+        """The field with the weights that were trained, not averaged; made on first use."""
+        if self._raw is None:
+            self._raw = copy.deepcopy(self.field)
+            restore(_module(self._raw), self._tensors["model"], Path("model.safetensors"))
+        return self._raw
+
+    @property
+    def options(self) -> Options:
+        """How it was trained."""
+        return plain.load(self.config["options"], expect=Options, name="options")  # type: ignore[no-any-return]
+
+    @property
+    def objective(self) -> Objective:
+        """What was minimised, with everything that was measured on the data.
+
+        Raises:
+            OptionError: If it holds parts of your own, which no file can hold: `rheos.core.config.load` takes them.
+        """
+        stored = self.config["calibrated"] or self.config["objective"]
+        return plain.load(stored, name="objective")  # type: ignore[no-any-return]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The figures on the way, a mapping every `log_every` steps: step, loss (mean since the line before), ..."""
+        file = self.path / "metrics.jsonl" if self.path is not None else None
+        if file is None or not file.exists():
+            return list(self._lines)
+        return [line for line in read_lines(file) if line["step"] <= self.step]
+
+    def data(self) -> "Data":
+        """The data it was trained on, read again.
+
+        Raises:
+            RunError: If they are no longer the same.
+            DataError: If they were made in memory, or cannot be read.
+        """
+        from rheos.data import load as load_data
+
+        about = self.config["data"]
+        data = load_data(**about["spec"])
+        if data.fingerprint != about["fingerprint"]:
+            raise RunError(
+                f"{about['name']} has changed since this run: its fingerprint is {data.fingerprint}, "
+                f"it was {about['fingerprint']}."
+            )
+        return data
+
+    def save(self, path: str | Path) -> Path:
+        """Write configuration, weights, figures and a card to a new directory, which `load` reads.
+
+        What training needs to go on is left behind.
+
+        Args:
+            path: A directory that does not exist, or is empty.
+
+        Raises:
+            RunError: If there are files already, or it cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists already. Choose another name.")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            try:
+                self._write(temporary)
+                temporary.chmod(0o755)
+                temporary.replace(path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        return path
+
+    def _write(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        head = {"format": FORMAT, "step": self.step}
+        (folder / "config.json").write_text(json.dumps({**self.config, **head}, indent=1) + "\n", encoding="utf-8")
+        for name, tensors in self._tensors.items():
+            save_file({k: v.clone() for k, v in tensors.items()}, folder / f"{name}.safetensors", {"format": "pt"})
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in self.metrics()))
+        (folder / "README.md").write_text(card(self.config, self.step, self.metrics()), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path, weights: Weights | None, custom: Mapping[str, object] | None) -> Self:
+        """See `load`."""
+        config = read_config(path)
+        folder = newest(path)
+        step = int(read_json(folder / "state.json")["step"]) if folder else int(config.get("step", 0))
+        source = folder or path
+        tensors = {"model": read_tensors(source / "model.safetensors")}
+        if (source / "ema.safetensors").exists() or config["options"].get("ema"):
+            tensors["ema"] = read_tensors(source / "ema.safetensors")
+        if weights == "ema" and "ema" not in tensors:
+            raise CheckpointError(f"{path} was trained with ema=0, so there is no average. Use weights='raw'.")
+        try:
+            field = plain.load(config["field"], custom=custom, expect=Field, name="field")
+        except RheosError as error:
+            raise type(error)(f"{path / 'config.json'}: {error}", **error.values) from error
+        name = {"ema": "ema", "raw": "model"}.get(weights or "", "ema" if "ema" in tensors else "model")
+        restore(_module(field), tensors[name], source / f"{name}.safetensors")
+        field.eval().requires_grad_(False)
+        return cls(config, step, field, tensors, path)
+
+
+def _module(field: Field) -> Any:
+    from rheos.train.engine import trained
+
+    return trained(field)
+
+
+def load(path: str | Path, *, weights: Weights | None = None, custom: Mapping[str, object] | None = None) -> Run:
+    """Read a run, or what `Run.save` wrote. No pickle is read, and nothing that a file names is run.
+
+    Args:
+        path: The directory.
+        weights: "ema" or "raw"; the average where there is one, unless given.
+        custom: Your own classes and objects, by name "module:Class" as in config.json; see `rheos.core.config.load`.
+
+    Raises:
+        RunError: If there is no run.
+        CheckpointError: If a file is truncated, foreign, of a newer format, or does not fit the network.
+        OptionError: If the network is your own class and was not given.
+    """
+    if weights not in (None, "ema", "raw"):
+        from rheos.core.errors import check_choice
+
+        check_choice("weights", weights, ("ema", "raw"))
+    return Run.read(Path(path), weights, custom)
