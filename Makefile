@@ -11,7 +11,7 @@ INPUTS := pyproject.toml constraints.txt
 # Two test processes with one thread each: torch's threads would only get in each other's way.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
-TYPED := tests/core tests/nets tests/sample
+TYPED := tests/core tests/nets tests/sample tests/data
 
 .PHONY: help demo setup dev check test unit typed docs bench claims clean
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ unit: $(VENV)/ready-dev ## Tests, docstring examples, and every block of the doc
 	$(PYTEST)
 
 typed: $(VENV)/ready-dev ## The quick tests again, with shapes and types checked at every call.
-	$(PYTEST) --quiet --jaxtyping-packages=rheos,beartype.beartype $(wildcard $(TYPED))
+	PYTHONPATH=scripts $(PYTEST) --quiet -m "not untyped" --jaxtyping-packages=rheos,typed.check $(wildcard $(TYPED))
 
 docs: $(VENV)/ready-dev ## Build the site, strictly: docs/_build/html/index.html.
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs docs/_build/html
@@ -49,7 +49,7 @@ claims: $(VENV)/ready ## Run the claim of every method that works; slow.
 	$(BIN)/python scripts/reproduce_all.py $(CLAIMS)
 
 clean: ## Remove everything that was built, but neither .venv nor runs.
-	rm -rf docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf docs/_build docs/api build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench scripts docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment, in stages. A stamp that is newer than what it was made from costs nothing to check.

@@ -1,7 +1,6 @@
 """`rheos bench`: run the benchmarks, print ratios, keep them in bench/results.json."""
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from bench import sampling, training
 from bench.harness import Ratio
+from rheos.core.files import write_whole
 
 BENCHES: dict[str, Callable[[], list[Ratio]]] = {
     "step": training.step,
@@ -38,7 +38,8 @@ def main(names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[
         for ratio in BENCHES[name]():
             row = {"bench": name, **ratio.to_dict(), "versions": _versions()}
             verdict = "holds" if ratio.holds else "fails"
-            say(f"{ratio.name} / {ratio.peer}: {ratio.value:.3f} (target {ratio.op} {ratio.target}) {verdict}; {ratio.detail}")
+            target = f"(target {ratio.op} {ratio.target}) {verdict}"
+            say(f"{ratio.name} / {ratio.peer}: {ratio.value:.3f} {target}; {ratio.detail}")
             rows.append(row)
     _store(rows)
     return rows
@@ -58,9 +59,7 @@ def _store(rows: list[dict[str, Any]]) -> None:
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     new = {(r["name"], r["peer"]) for r in rows}
     merged = [r for r in kept if (r["name"], r["peer"]) not in new] + rows
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(json.dumps(sorted(merged, key=lambda r: (r["bench"], r["peer"])), indent=1) + "\n")
-    os.replace(temporary, RESULTS)
+    write_whole(RESULTS, json.dumps(sorted(merged, key=lambda r: (r["bench"], r["peer"])), indent=1) + "\n")
 
 
 if __name__ == "__main__":

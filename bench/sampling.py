@@ -120,4 +120,6 @@ def memory() -> list[Ratio]:
         solve(field, x, [k / steps for k in range(steps + 1)], "heun")
         figures[steps] = peak[0]
     detail = f"{figures[10]} bytes at 10 steps, {figures[200]} at 200"
-    return [Ratio("sampling memory, 200 against 10 steps", "itself", figures[200] / figures[10], "<=", 1.0, detail=detail)]
+    return [
+        Ratio("sampling memory, 200 against 10 steps", "itself", figures[200] / figures[10], "<=", 1.0, detail=detail)
+    ]

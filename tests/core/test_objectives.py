@@ -70,7 +70,7 @@ def test_a_loss_on_data_of_a_velocity_head_is_weighed_by_the_square_of_the_time_
 
 @pytest.mark.parametrize("head", ["velocity", "data", "noise", "score", "v_prediction", "edm"])
 def test_every_head_has_zero_loss_when_it_predicts_its_target(head):
-    x1, cond, draws = batch()
+    x1, _, draws = batch()
 
     class Oracle(nn.Module):
         answer = None

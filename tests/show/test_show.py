@@ -8,7 +8,19 @@ import torch
 from PIL import Image
 
 from rheos.core.errors import ShapeError
-from rheos.show import Page, beside, curves, figure_png, grid, png, progress_bar, save_png, scatter, trajectories, upscale
+from rheos.show import (
+    Page,
+    beside,
+    curves,
+    figure_png,
+    grid,
+    png,
+    progress_bar,
+    save_png,
+    scatter,
+    trajectories,
+    upscale,
+)
 
 
 def test_a_grid_holds_each_picture_in_its_cell():

@@ -249,6 +249,7 @@ class Wrong(nn.Module):
 
 
 CLASSES = Data(torch.zeros(4, 2), {"label": torch.arange(4) % 2}, About("two", ("a", "b")))
+PAIRS = core.FlowMatching("given-pairs", source=core.FromCondition("x0"))
 PICTURES = Data(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
 
 
@@ -264,7 +265,7 @@ PICTURES = Data(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
         ({"net": nets.UNet(3), "data": PICTURES}, ShapeError, r"shape \(B, 3, height, width\), got \(2, 1, 8, 8\)"),
         ({"net": Wrong()}, ShapeError, r"network fails on two rows of the data, which have shape \(2,\)"),
         ({"net": nn.Identity()}, OptionError, r"no weights to train"),
-        ({"objective": core.FlowMatching(source=core.FromCondition("x0"), coupling="given-pairs")}, ConditionError, r"'x0'.*lacks"),
+        ({"objective": PAIRS}, ConditionError, r"'x0', which the batch lacks"),
         ({"options": Options(precision="fp16")}, OptionError, r"'fp16' needs a GPU, the field is on 'cpu'"),
         ({"range": (0.0, 1.0), "data": PICTURES,
           "net": nets.UNet(1)}, DataError, r"lives in the range \(0.0, 1.0\), the data deliver \(-1.0, 1.0\)"),

@@ -16,9 +16,9 @@ from rheos.core.base import Cond, Loss
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
-from rheos.core.query import Query
 from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.paths import AffinePath
+from rheos.core.query import Query
 from rheos.core.schedules import Discrete
 from rheos.core.state import State, map_state, rows
 
@@ -37,8 +37,8 @@ class VariationalBound:
     r"""$L_{vb}$ of a K-step diffusion, one uniformly drawn term a row, unbiased, in nats.
 
     Step k >= 1: $\tfrac12 (SNR_{k-1} - SNR_k) \lVert x_1 - \hat x_1 \rVert^2$, the divergence of the two posteriors
-    of equal variance. Step 0: $-\ln N(x_1; \hat x_1, \sigma_0^2 / \alpha_0^2)$. The divergence of the last marginal from
-    N(0, I) has no parameters; `prior` gives it.
+    of equal variance. Step 0: $-\ln N(x_1; \hat x_1, \sigma_0^2 / \alpha_0^2)$. The divergence of the last marginal
+    from N(0, I) has no parameters; `prior` gives it.
 
     Args:
         dropout: Probability that a row's conditions are replaced by null.

@@ -17,9 +17,9 @@ from rheos.core.couplings import Independent, check_pairs, coupling
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, ShapeError, check_choice
 from rheos.core.field import Field
-from rheos.core.query import Query
 from rheos.core.paths import KINDS, Kind
 from rheos.core.premetrics import premetric
+from rheos.core.query import Query
 from rheos.core.sources import Gaussian, source
 from rheos.core.state import State, rows, select, where_rows
 from rheos.core.times import shifted, times
@@ -55,7 +55,7 @@ class Plan(NamedTuple):
         return Plan(
             select(self.x0, cut),
             select(self.x1, cut),
-            select(self.t, cut),  # type: ignore[arg-type]
+            select(self.t, cut),
             {n: v[cut] for n, v in self.cond.items()},
             self.weight[cut],
             {n: v[cut] for n, v in self.extra.items()},
@@ -193,7 +193,7 @@ class FlowMatching:
         t = plan.t if isinstance(plan.t, dict) or (low, high) == (0.0, 1.0) else plan.t.clamp(low, high)
         sample = field.path.sample(plan.x0, plan.x1, t)
         own = self.loss_on or field.predicts
-        told = field.answer(Query(sample.xt, t, (t, t), plan.cond, own, grad=torch.is_grad_enabled()))  # type: ignore[arg-type]
+        told = field.answer(Query(sample.xt, t, (t, t), plan.cond, own, grad=torch.is_grad_enabled()))
         metric = self.parts.premetric
         context = Context(sample.xt, t)  # type: ignore[arg-type]
         if metric.on == "data":

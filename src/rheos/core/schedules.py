@@ -398,11 +398,11 @@ class Discrete(Schedule):
         if isinstance(t, torch.Tensor):
             table = self._table.to(t.device)
             low = (t * last).floor().clamp(0, last - 1).long()
-            slope = (table[low + 1] - table[low]) * last
-            return table[low] + slope * (t - low / last), slope
+            rise = table[low + 1] - table[low]
+            return table[low] + rise * (t * last - low), rise * last
         k = min(max(math.floor(t * last), 0), last - 1)
-        rise = (knots[k + 1] - knots[k]) * last
-        return knots[k] + rise * (t - k / last), rise
+        gap = knots[k + 1] - knots[k]
+        return knots[k] + gap * (t * last - k), gap * last
 
     def lam(self, t: Scalar) -> Scalar:
         """Linear between the steps of the table."""

@@ -17,7 +17,7 @@ from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.core.paths import AffinePath, Kind, Path, Time
 from rheos.core.scalars import Scalar
 from rheos.core.schedules import Schedule
-from rheos.core.state import State, add, expand, rows, scale, tensors
+from rheos.core.state import State, add, expand, flat_rows, rows, scale, tensors
 
 __all__ = ["DONE", "Ask", "Jump", "Solver", "SolverState", "Weights", "combination", "elapsed", "times", "weighted"]
 
@@ -58,7 +58,7 @@ class Jump(NamedTuple):
             std = cast(Tensor, expand(torch.as_tensor(self.std, dtype=torch.float64), value))
             safe = torch.where(std > 0, std, 1.0)  # or gradients of the rows without a density would be NaN
             terms = -0.5 * ((value - mean) / safe).square() - safe.log() - 0.5 * math.log(2 * math.pi)
-            total = total + torch.where(std > 0, terms, 0.0).flatten(1).sum(1)
+            total = total + flat_rows(torch.where(std > 0, terms, 0.0)).sum(1)
         return total
 
 

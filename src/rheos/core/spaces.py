@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, ShapeError
-from rheos.core.state import State, map_state, map_state_named
+from rheos.core.state import State, flat_rows, map_state, map_state_named
 
 __all__ = ["Euclidean", "Product", "Space", "UnitQuaternion"]
 
@@ -94,7 +94,7 @@ class UnitQuaternion(Space):
 def _norm(v: State) -> Tensor:
     """Euclidean norm of each row, (B,)."""
     parts = [v] if isinstance(v, Tensor) else list(v.values())
-    return torch.stack([p.flatten(1).square().sum(1) for p in parts]).sum(0).sqrt()
+    return torch.stack([flat_rows(p).square().sum(1) for p in parts]).sum(0).sqrt()
 
 
 def _check_quaternion(q: Tensor) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 from rheos.core.errors import ShapeError
 
 __all__ = [
-    "Coefficient", "State", "add", "affine", "concat", "device_of", "dtype_of", "expand", "is_finite", "lerp",
-    "like", "map_state", "map_state_named", "rows", "scale", "select", "split", "tensors", "where_rows",
+    "Coefficient", "State", "add", "affine", "concat", "device_of", "dtype_of", "expand", "flat_rows", "is_finite",
+    "lerp", "like", "map_state", "map_state_named", "rows", "scale", "select", "split", "tensors", "where_rows",
 ]  # fmt: skip
 
 State = Tensor | dict[str, Tensor]
@@ -133,6 +133,11 @@ def lerp(x: State, y: State, t: Coefficient) -> State:
     return torch.lerp(x, _tensor(y), expand(_number(t), x))
 
 
+def flat_rows(v: Tensor) -> Tensor:
+    """(B, -1): the numbers of each row side by side."""
+    return v.flatten(1) if v.ndim > 1 else v.unsqueeze(1)
+
+
 def tensors(x: State) -> list[Tensor]:
     """The tensors of a state."""
     return list(x.values()) if isinstance(x, dict) else [x]
@@ -194,5 +199,5 @@ def device_of(x: State) -> torch.device:
 
 def is_finite(x: State) -> Tensor:
     """(B,) bool: whether every number of a row is finite."""
-    flags = [v.isfinite() if v.ndim == 1 else v.flatten(1).isfinite().all(1) for v in tensors(x)]
+    flags = [flat_rows(v).isfinite().all(1) for v in tensors(x)]
     return flags[0] if len(flags) == 1 else torch.stack(flags).all(0)

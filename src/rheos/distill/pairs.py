@@ -6,7 +6,6 @@ function of its own seed, a continued store equals an uninterrupted one.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from rheos.core.base import Cond
 from rheos.core.draws import row_seeds
 from rheos.core.errors import DataError, OptionError, RunError
 from rheos.core.field import Field
+from rheos.core.files import write_whole
 from rheos.data.dataset import About, Data
 from rheos.sample.draw import conditions, draw_solution
 from rheos.sample.guidance import CFG
@@ -82,7 +82,7 @@ class PairStore:
             raise DataError(f"The pair store {self.folder} cannot be read: {error}. Generate it again.") from error
         short = [n for n, m in self._maps.items() if len(m) != self.about["n"]]
         if short:
-            raise DataError(f"The pair store {self.folder} has {short[0]}.npy of another length than {self.about['n']}.")
+            raise DataError(f"The pair store {self.folder} has {short[0]}.npy of other length than {self.about['n']}.")
 
     def __len__(self) -> int:
         """Complete rows."""
@@ -91,7 +91,7 @@ class PairStore:
     @property
     def complete(self) -> bool:
         """Whether every row is there."""
-        return len(self) == self.about["n"]
+        return len(self) == int(self.about["n"])
 
     def column(self, name: str) -> Tensor:
         """A column's complete rows: "x0", "x1", "seed" or a condition; backed by the file, not read at once."""
@@ -220,8 +220,4 @@ def _open(folder: Path, about: dict[str, Any], given: Cond) -> tuple[dict[str, n
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1))
-    os.replace(temporary, path)
-
-
+    write_whole(path, json.dumps(value, indent=1))

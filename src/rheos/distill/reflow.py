@@ -61,6 +61,4 @@ def reflow(
         premetric=premetric(loss),
         dropout=0.0,
     )
-    return fit(
-        student, objective, pairs.data(), steps=steps, out=out, options=options or Options(), resume=True, progress=progress
-    )
+    return fit(student, objective, pairs.data(), steps=steps, out=out, options=options, resume=True, progress=progress)

@@ -76,5 +76,5 @@ def restore(
     check_range(y, field.value_range, "y")
     steer = METHODS[method](y, operator)
     shape = tuple(y.shape[1:])
-    more = tuple(options.pop("steers", ()))  # type: ignore[arg-type]
+    more: tuple[Steer, ...] = tuple(options.pop("steers", ()))  # type: ignore[arg-type]
     return draw(field, len(y), steps=steps, solver=solver, steers=(*more, steer), shape=shape, **options)  # type: ignore[arg-type]

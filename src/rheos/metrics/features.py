@@ -170,7 +170,7 @@ def features(
     """The feature net of that name, of that file, or of your own.
 
     Args:
-        source: "digits" (8 px), "mnist5k" (16 to 28 px), "emoji" (16 to 32 px, colour); the path of a file that
+        source: "digits" (8 px), "mnist5k" (16 to 32 px), "emoji" (16 to 32 px, colour); the path of a file that
             `save_feature_net` wrote; or any callable x → (N, D), say a network you trust for your pictures.
         name: What figures call it; by default the source's own name.
         chunk: Rows a call.

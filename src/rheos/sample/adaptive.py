@@ -15,7 +15,7 @@ from torch import Tensor
 from rheos.core.errors import OptionError, StepSizeError
 from rheos.core.paths import Time
 from rheos.core.solver import DONE, Ask, Solver, SolverState, weighted
-from rheos.core.state import State, device_of, is_finite, map_state, rows, tensors, where_rows
+from rheos.core.state import State, device_of, flat_rows, is_finite, map_state, rows, tensors, where_rows
 
 __all__ = ["DormandPrince"]
 
@@ -130,7 +130,7 @@ class DormandPrince(Solver):
 
         def part(e: Tensor, a: Tensor, b: Tensor) -> Tensor:
             size = self.atol + self.rtol * torch.maximum(a.abs(), b.abs())
-            return (e / size).flatten(1).double().square()
+            return flat_rows(e / size).double().square()
 
         terms = map_state(part, error, before, after)
         return torch.cat(tensors(terms), 1).mean(1).sqrt()

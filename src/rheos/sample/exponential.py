@@ -101,6 +101,8 @@ class DDIM(_Exponential):
 
     def jump(self, s: SolverState, value: State) -> Jump:
         """The Gaussian step."""
+        if not self.eta:
+            return super().jump(s, value)
         law, t, end = self.law, s["t"], s["end"]
         ratio = sc.divide(law.alpha(t) * law.sigma(end), law.alpha(end) * law.sigma(t))  # e^{-h}
         fresh, eta2 = sc.expm1(2 * sc.log(ratio)) * -1.0, self.eta * self.eta

@@ -18,7 +18,7 @@ from rheos.core.errors import ConditionError, OptionError
 from rheos.core.paths import AffinePath, Kind
 from rheos.core.query import Name
 from rheos.core.scalars import Scalar
-from rheos.core.state import State, add, expand, map_state, tensors, where_rows
+from rheos.core.state import State, add, expand, flat_rows, map_state, tensors, where_rows
 from rheos.core.steer import Branch, Steer, View
 
 __all__ = ["CFG", "AutoGuidance", "ClassifierGuidance", "SeveralConditions"]
@@ -26,7 +26,7 @@ __all__ = ["CFG", "AutoGuidance", "ClassifierGuidance", "SeveralConditions"]
 
 def _row_sum(a: State, b: State) -> Tensor:
     """The inner product of each row, (B,)."""
-    return torch.stack(tensors(map_state(lambda p, q: (p * q).flatten(1).sum(1), a, b))).sum(0)
+    return torch.stack(tensors(map_state(lambda p, q: flat_rows(p * q).sum(1), a, b))).sum(0)
 
 
 def guide(null: State, cond: State, scale: float | Tensor) -> State:
@@ -142,7 +142,7 @@ class CFG(Steer):
         data, plain = (view.convert(v, view.kind, "data") for v in (mixed, cond))
 
         def pull(d: Tensor, p: Tensor) -> Tensor:
-            ratio = p.flatten(1).std(1, correction=0) / d.flatten(1).std(1, correction=0).clamp(min=1e-8)
+            ratio = flat_rows(p).std(1, correction=0) / flat_rows(d).std(1, correction=0).clamp(min=1e-8)
             return d * expand(self.rescale * ratio + (1 - self.rescale), d)
 
         change = map_state(lambda d, p: pull(d, p) - d, data, plain)

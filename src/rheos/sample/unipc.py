@@ -9,7 +9,7 @@ Reference: UniPC, Zhao et al. (2023), algorithm 1 and eq. 3-9.
 
 import math
 from dataclasses import dataclass
-from typing import cast, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -37,14 +37,24 @@ def weights(r: list[Scalar], g: Scalar, variant: str) -> list[Scalar]:
         rest = phi - 1 / math.factorial(k)  # phi_{k+1}(g) g
         rhs.append(math.factorial(k) * rest)
         phi = rest / g
-    if not isinstance(g, Tensor):
-        matrix = torch.tensor([[float(v) ** k for v in r] for k in range(len(r))], dtype=torch.float64)
-        return list(torch.linalg.solve(matrix, torch.tensor(rhs, dtype=torch.float64)).tolist())
-    nodes = torch.stack([torch.as_tensor(v, dtype=g.dtype, device=g.device).expand_as(g) for v in r], -1)
-    matrix = torch.stack([nodes**k for k in range(len(r))], -2)
-    sides = torch.stack(cast(list[Tensor], rhs), -1).unsqueeze(-1)
-    solved = torch.linalg.solve_ex(matrix, sides)[0].squeeze(-1)  # unchecked: rows that have ended have no answer
-    return list(solved.unbind(-1))
+    return vandermonde(r, rhs)
+
+
+def vandermonde(nodes: list[Scalar], sides: list[Scalar]) -> list[Scalar]:
+    r"""Solve $\sum_j r_j^k \rho_j = b_k$ for k = 0 .. n - 1; numbers, or one system a row.
+
+    Reference: Golub & Van Loan, Matrix Computations, algorithm 4.6.2 (Björck & Pereyra).
+    """
+    b, n = list(sides), len(sides) - 1
+    for k in range(n):
+        for i in range(n, k, -1):
+            b[i] = b[i] - nodes[k] * b[i - 1]
+    for k in reversed(range(n)):
+        for i in range(k + 1, n + 1):
+            b[i] = sc.divide(b[i], nodes[i] - nodes[i - k - 1])
+        for i in range(k, n):
+            b[i] = b[i] - b[i + 1]
+    return b
 
 
 def masked_weights(r: list[Scalar], newest: bool, h: Scalar, variant: str) -> list[Scalar]:

@@ -6,5 +6,15 @@ from rheos.show.page import Page
 from rheos.show.progress import progress_bar
 
 __all__ = [
-    "Page", "beside", "progress_bar", "curves", "figure_png", "grid", "png", "save_png", "scatter", "trajectories", "upscale",
+    "Page",
+    "beside",
+    "curves",
+    "figure_png",
+    "grid",
+    "png",
+    "progress_bar",
+    "save_png",
+    "scatter",
+    "trajectories",
+    "upscale",
 ]  # fmt: skip

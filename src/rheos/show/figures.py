@@ -63,8 +63,8 @@ def trajectories(paths: Mapping[str, Float[Tensor, "t n 2"]], most: int = 200) -
     low, high = everything.min(0) - 0.3, everything.max(0) + 0.3
     for axes, (name, path) in zip(panels, lines.items(), strict=True):
         axes.add_collection(LineCollection(list(path.swapaxes(0, 1)), colors=INK, linewidths=0.5, alpha=0.35))
-        axes.scatter(*path[0].T, s=7, color=SAND, zorder=3, linewidths=0)
-        axes.scatter(*path[-1].T, s=7, color=SEA, zorder=4, linewidths=0)
+        axes.scatter(path[0, :, 0], path[0, :, 1], s=7, color=SAND, zorder=3, linewidths=0)
+        axes.scatter(path[-1, :, 0], path[-1, :, 1], s=7, color=SEA, zorder=4, linewidths=0)
         axes.set_xlim(low[0], high[0])
         axes.set_ylim(low[1], high[1])
         _bare(axes, name)

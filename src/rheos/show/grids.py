@@ -1,7 +1,6 @@
 """Batches of pictures as one picture, and PNG files that know how they were made."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from rheos.core.errors import ShapeError
+from rheos.core.files import write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -97,8 +97,4 @@ def png(image: "Image", text: Mapping[str, str] | None = None) -> bytes:
 
 def save_png(path: str | Path, image: "Image", text: Mapping[str, str] | None = None) -> None:
     """Write a PNG under a temporary name, then rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(png(image, text))
-    os.replace(temporary, path)
+    write_whole(path, png(image, text))

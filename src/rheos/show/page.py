@@ -2,10 +2,10 @@
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+
+from rheos.core.files import write_whole
 
 __all__ = ["Page"]
 
@@ -46,22 +46,22 @@ class Page:
         if lead:
             self._parts.append(f'<p class="lead">{html.escape(lead)}</p>')
 
-    def heading(self, text: str) -> Self:
+    def heading(self, text: str) -> "Page":
         """A chapter."""
         self._parts.append(f"<h2>{html.escape(text)}</h2>")
         return self
 
-    def text(self, text: str) -> Self:
+    def text(self, text: str) -> "Page":
         """A paragraph; a blank line begins another."""
         self._parts += [f"<p>{html.escape(p.strip())}</p>" for p in text.split("\n\n") if p.strip()]
         return self
 
-    def code(self, text: str) -> Self:
+    def code(self, text: str) -> "Page":
         """Lines of code."""
         self._parts.append(f"<pre>{html.escape(text.strip())}</pre>")
         return self
 
-    def picture(self, png: bytes, caption: str = "", width: int | None = None, sharp: bool = False) -> Self:
+    def picture(self, png: bytes, caption: str = "", width: int | None = None, sharp: bool = False) -> "Page":
         """A PNG, embedded.
 
         Args:
@@ -79,14 +79,14 @@ class Page:
         )
         return self
 
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Self:
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> "Page":
         """A table; the first column is a name, the others are numbers."""
         top = "".join(f"<th>{html.escape(h)}</th>" for h in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
         self._parts.append(f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>")
         return self
 
-    def footer(self, text: str) -> Self:
+    def footer(self, text: str) -> "Page":
         """Small print."""
         self._parts.append(f"<footer>{html.escape(text)}</footer>")
         return self
@@ -102,9 +102,4 @@ class Page:
 
     def save(self, path: str | Path) -> Path:
         """Write under a temporary name, then rename."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(self.html(), encoding="utf-8")
-        os.replace(temporary, path)
-        return path
+        return write_whole(path, self.html())

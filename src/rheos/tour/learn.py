@@ -29,9 +29,9 @@ def learn(tour: Tour) -> None:
     )
     page = tour.page.heading("1. Learn a flow")
     page.text(
-        "A network learns the velocity that carries noise, at t = 0, to pictures, at t = 1: take a picture and a noise, "
-        "walk a random part of the straight line between them, and predict its direction. To sample, start at fresh "
-        "noise and follow the velocity. More steps follow it more closely, and cost more network calls."
+        "A network learns the velocity that carries noise, at t = 0, to pictures, at t = 1: take a picture and a "
+        "noise, walk a random part of the straight line between them, and predict its direction. To sample, start "
+        "at fresh noise and follow the velocity. More steps follow it more closely, and cost more network calls."
     )
     page.code(
         """

@@ -1,7 +1,6 @@
 """What the chapters of the tour share, and the order in which they are told."""
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
+from rheos.core.files import write_whole
 from rheos.data import Data, load
 from rheos.metrics.features import NAMES, features
 from rheos.metrics.report import quality
@@ -126,11 +126,11 @@ class Tour:
     def measure(self, name: str, solution: Solution, steps: int) -> dict[str, Any]:
         """One line of the table of quality, against the held-out rows."""
         x, real = solution.x, self.held_out.batch(torch.arange(len(self.held_out))).x
-        row: dict[str, Any] = {"flow": name, "steps": steps, "evaluations": solution.rows / len(x)}  # type: ignore[arg-type]
+        row: dict[str, Any] = {"flow": name, "steps": steps, "evaluations": solution.rows / len(x)}
         row["sliced_wasserstein"] = sliced_wasserstein(x, real)  # type: ignore[arg-type]
         own = self.train.name.split(":")[0] in NAMES
         net = self.train.name.split(":")[0] if own else ("emoji" if self.train.shape[0] == 3 else "mnist5k")
-        label = self.labels(len(x)).get("label") if own else None  # type: ignore[arg-type]
+        label = self.labels(len(x)).get("label") if own else None
         figures = quality(x, real, features(net), label=label)  # type: ignore[arg-type]
         row |= figures.to_dict()
         self.rows.append(row)
@@ -180,9 +180,7 @@ def run_tour(
     report = page.save(options.out / "report.html")
     record = {"options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}}
     record |= {"rows": tour.rows, "seconds": seconds, "threads": torch.get_num_threads()}  # type: ignore[dict-item]
-    temporary = options.out / ".tour.json.tmp"
-    temporary.write_text(json.dumps(record, indent=1))
-    os.replace(temporary, options.out / "tour.json")
+    write_whole(options.out / "tour.json", json.dumps(record, indent=1))
     return TourResult(report, tuple(tour.rows), seconds)
 
 

@@ -30,8 +30,8 @@ def straighten(tour: Tour) -> None:
     page = tour.page.heading("2. Straighten it, and one step is enough")
     page.text(
         "The learned paths bend, so one big step misses. But noise and the sample that the flow made of it are a pair, "
-        "and pairs of one flow hardly cross. Training once more on these pairs straightens the paths; the guidance that "
-        "drew the pairs is learned with them, so a sample costs a single network call."
+        "and pairs of one flow hardly cross. Training once more on these pairs straightens the paths; the guidance "
+        "that drew the pairs is learned with them, so a sample costs a single network call."
     )
     page.code(
         """

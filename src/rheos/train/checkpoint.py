@@ -28,15 +28,17 @@ __all__ = [
     "FORMAT",
     "Checkpoint",
     "Store",
+    "fits",
     "newest",
     "read_config",
     "read_json",
     "read_tensors",
     "restore",
     "write_json",
+    "write_tensors",
     "write_text",
     "writing",
-]  # fmt: skip
+]
 
 FORMAT = 1
 """Of everything in a run directory. A loader for each earlier format stays, with a stored example."""
@@ -146,7 +148,7 @@ class Store:
                 try:
                     temporary.mkdir()
                     for name, tensors in checkpoint.tensors.items():
-                        _write_tensors(temporary / f"{name}.safetensors", tensors)
+                        write_tensors(temporary / f"{name}.safetensors", tensors)
                     written = {"format": FORMAT, "step": checkpoint.step, **checkpoint.state}
                     _write(temporary / "state.json", json.dumps(written, indent=1).encode())
                     _flush(temporary)
@@ -278,6 +280,16 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor], file: Path | None)
     Raises:
         CheckpointError: If names or shapes differ; nothing is changed then.
     """
+    fits(module, tensors, file)
+    from rheos.train.dist import place
+
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            value.copy_(place(tensors[name], value))
+
+
+def fits(module: nn.Module, tensors: Mapping[str, Tensor], file: Path | None) -> None:
+    """Raise `CheckpointError` unless names and shapes are those of the network's state."""
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys())
     wrong += [n for n in own.keys() & tensors.keys() if own[n].shape != tensors[n].shape]
@@ -290,11 +302,6 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor], file: Path | None)
             f"(file: {came}, network: {want}).",
             entries=wrong,
         )
-    from rheos.train.dist import place
-
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(place(tensors[name], value))
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -340,7 +347,8 @@ def _write(file: Path, content: bytes) -> None:
         os.fsync(out.fileno())
 
 
-def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file and flush it to disk; for folders that are renamed when they are complete."""
     from safetensors.torch import save_file
 
     seen: set[int] = set()
@@ -349,7 +357,10 @@ def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
         storage = value.untyped_storage().data_ptr()
         apart[name] = value.clone() if storage in seen and value.numel() else value  # tied weights are written twice
         seen.add(storage)
+    file.touch()
+    mode = file.stat().st_mode  # what the user's umask gives; safetensors would hide the file from others
     save_file(apart, file, metadata={"format": "pt"})
+    file.chmod(mode)
     with file.open("rb+") as out:
         os.fsync(out.fileno())
 

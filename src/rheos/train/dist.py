@@ -5,9 +5,10 @@ come with weights normalised over the global batch, so gradients and losses are 
 average: uneven parts are then exact, and 1 x 8 rows, 2 x 4 rows and two accumulated halves make one step.
 """
 
+import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar, final
 
@@ -17,7 +18,7 @@ from torch import Tensor, distributed, nn
 from rheos.core import errors
 from rheos.core.errors import OptionError, RheosError, RunError
 
-__all__ = ["Team", "full", "place"]
+__all__ = ["Team", "full", "place", "reshard"]
 
 T = TypeVar("T")
 
@@ -37,12 +38,12 @@ class Team:
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.size, self.device = 0, 1, device
-        self._started = False
 
     @classmethod
-    @contextmanager
-    def assembled(cls, device: torch.device) -> "Iterator[Team]":
+    def assemble(cls, device: torch.device) -> "Team":
         """The team that the environment describes: gloo on CPUs, nccl on GPUs; one process if it describes none.
+
+        The processes stay connected until they end: a second training finds the connection of the first.
 
         Args:
             device: Of the field; "cuda" becomes this process's own GPU.
@@ -51,26 +52,21 @@ class Team:
             RunError: If the processes do not find each other.
         """
         team = cls(device)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-            backend = "nccl" if device.type == "cuda" else "gloo"
-            if device.type == "cuda":
-                team.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-                torch.cuda.set_device(team.device)
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count > 1 and device.type == "cuda":
+            team.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(team.device)
+        if count > 1 and not distributed.is_initialized():
             try:
-                distributed.init_process_group(backend)
+                distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
             except (ValueError, RuntimeError, distributed.DistError) as error:
                 raise RunError(
-                    f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but the processes do not find each other: {error}. "
-                    "Start them with torchrun."
+                    f"WORLD_SIZE={count}, but the processes do not find each other: {error}. Start them with torchrun."
                 ) from error
-            team._started = True
+            atexit.register(_part)
         if distributed.is_available() and distributed.is_initialized():
             team.rank, team.size = distributed.get_rank(), distributed.get_world_size()
-        try:
-            yield team
-        finally:
-            if team._started:
-                distributed.destroy_process_group()
+        return team
 
     @property
     def leads(self) -> bool:
@@ -146,7 +142,7 @@ class Team:
             return step
         from torch.nn.parallel import DistributedDataParallel
 
-        wrapped = DistributedDataParallel(step, gradient_as_bucket_view=True, broadcast_buffers=False)
+        wrapped = DistributedDataParallel(step, gradient_as_bucket_view=True)
         wrapped.register_comm_hook(None, _sum)
         return wrapped
 
@@ -157,9 +153,14 @@ class Team:
         return module.no_sync()  # type: ignore[no-any-return, operator]
 
 
-def _sum(state: object, bucket: Any) -> Any:
-    work = distributed.all_reduce(bucket.buffer(), async_op=True)
-    return work.get_future().then(lambda future: future.value()[0])
+def _part() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _sum(state, bucket):  # type: ignore[no-untyped-def]  # DDP inspects annotations, and mypy does not know them
+    """Add the gradients of a bucket over processes; DDP's own way divides by their number."""
+    return distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
 
 
 def _shard(net: nn.Module, team: Team) -> None:
@@ -179,6 +180,13 @@ def _shard(net: nn.Module, team: Team) -> None:
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # a sum
             module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+
+
+def reshard(net: nn.Module) -> None:
+    """Drop whole weights that a forward pass without a backward one left behind; nothing where none are sharded."""
+    for module in net.modules():
+        if hasattr(module, "set_gradient_divide_factor"):
+            module.reshard()
 
 
 def full(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

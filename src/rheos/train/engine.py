@@ -15,8 +15,8 @@ from rheos.core.field import Field
 from rheos.core.objectives import Objective, Plan
 from rheos.data.dataset import Batch
 from rheos.nets.ema import EMA
-from rheos.train.checkpoint import Checkpoint, restore
-from rheos.train.dist import Team, full, place
+from rheos.train.checkpoint import Checkpoint, fits, restore
+from rheos.train.dist import Team, full, place, reshard
 from rheos.train.options import Options
 
 __all__ = ["Engine", "Window", "trained"]
@@ -169,8 +169,10 @@ class Engine:
         impl, self.field.net._compiled_call_impl = self.field.net._compiled_call_impl, None
         try:
             with ExitStack() as stack:
+                stack.callback(reshard, self.net)
                 if average and self.ema is not None:
                     stack.enter_context(self.ema.swap())
+                    stack.callback(reshard, self.net)
                 yield
         finally:
             self.field.net._compiled_call_impl = impl
@@ -203,6 +205,7 @@ class Engine:
         """
         restore(self.net, checkpoint.tensors["model"], folder / "model.safetensors")
         if self.ema is not None:
+            fits(self.net, checkpoint.tensors["ema"], folder / "ema.safetensors")
             averages = self.ema.state_dict()
             given = {f"weights.{n}": v for n, v in checkpoint.tensors["ema"].items()}
             placed = {n: place(given[n], v) if n in given else v for n, v in averages.items()}

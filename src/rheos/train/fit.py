@@ -76,7 +76,8 @@ def fit(
         raise OptionError(f"The trackers {', '.join(options.trackers)} need a run directory: fit(..., out=...).")
     mode = field.training
     first = next(field.parameters()).device
-    with torch.random.fork_rng([first] if first.type == "cuda" else []), Team.assembled(first) as team:
+    team = Team.assemble(first)
+    with torch.random.fork_rng([first] if first.type == "cuda" else []):
         field.to(team.device).train()
         asked, objective = objective, calibrated(objective, data, options, team.device)
         rehearse(field, objective, data, options)

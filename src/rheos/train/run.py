@@ -2,8 +2,8 @@
 
 import copy
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, final
@@ -15,7 +15,7 @@ from rheos.core.errors import CheckpointError, RheosError, RunError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
 from rheos.train.card import card
-from rheos.train.checkpoint import FORMAT, newest, read_config, read_json, read_tensors, restore, writing
+from rheos.train.checkpoint import FORMAT, newest, read_config, read_json, read_tensors, restore, write_tensors, writing
 from rheos.train.options import Options
 from rheos.train.trackers import read_lines
 
@@ -130,10 +130,10 @@ class Run:
             raise RunError(f"{path} exists already. Choose another name.")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:
+                temporary.mkdir()
                 self._write(temporary)
-                temporary.chmod(0o755)
                 temporary.replace(path)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -141,12 +141,10 @@ class Run:
         return path
 
     def _write(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
         head = {"format": FORMAT, "step": self.step}
         (folder / "config.json").write_text(json.dumps({**self.config, **head}, indent=1) + "\n", encoding="utf-8")
         for name, tensors in self._tensors.items():
-            save_file({k: v.clone() for k, v in tensors.items()}, folder / f"{name}.safetensors", {"format": "pt"})
+            write_tensors(folder / f"{name}.safetensors", tensors)
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in self.metrics()))
         (folder / "README.md").write_text(card(self.config, self.step, self.metrics()), encoding="utf-8")
 

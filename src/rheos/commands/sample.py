@@ -1,0 +1,180 @@
+"""`rheos sample`."""
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from rheos.commands import kit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rheos.sample import Solution
+    from rheos.train import Run
+
+__all__ = ["Options", "main", "read_labels"]
+
+EXAMPLES = "rheos sample runs/mine --n 16 --steps 20 --label 3 --guidance 2"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw samples from a trained flow.
+
+    Row k has the seed --seed plus k, whatever its neighbours: what one picture's file says in its text fields draws
+    that picture again with --n 1.
+
+    Args:
+        run: The run directory.
+        n: How many.
+        steps: Steps of the solver; a step of heun costs two network calls, one of euler one.
+        solver: A name of rheos list solvers.
+        guidance: How strongly samples are pulled towards their label; 1 is not at all, and costs half.
+        label: A class by number or name, or none; every class in turn unless given.
+        seed: Of the first row.
+        out: Folder for the files; a folder "drawn" in the run unless given.
+        format: png: a picture each and one grid; npz: all numbers in one file; auto: png where there are pictures.
+        batch: Rows at a time, to bound memory.
+        json: Print what was done as JSON on standard output.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    n: int = 16
+    steps: int = 20
+    solver: str = "heun"
+    guidance: float = 1.0
+    label: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    format: Literal["auto", "png", "npz"] = "auto"
+    batch: int = 256
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw and write."""
+    options = kit.parse(Options, argv, "sample", EXAMPLES)
+    if options.n < 1 or options.batch < 1:
+        raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
+    from rheos.core.errors import check_choice
+    from rheos.sample import SOLVERS, draw_solution
+    from rheos.train import load
+
+    check_choice("solver", options.solver, SOLVERS)
+    run = load(options.run)
+    labels = read_labels(run, options.label, options.n, options.seed)
+    if options.guidance != 1 and labels is None:
+        raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
+    kind = _format(run, options.format)
+    begun = time.perf_counter()
+    given: dict[str, Any] = {} if labels is None else {"label": labels}
+    solution = draw_solution(
+        run.field,
+        options.n,
+        steps=options.steps,
+        solver=options.solver,
+        guidance=options.guidance,
+        seed=[options.seed + k for k in range(options.n)],
+        batch=min(options.batch, options.n),
+        **given,
+    )
+    seconds = time.perf_counter() - begun
+    files = _write(run, solution, labels, options, kind)
+    calls = solution.rows / options.n
+    if options.json:
+        kit.emit({
+            "run": str(options.run), "files": [str(f) for f in files], "n": options.n, "steps": options.steps,
+            "solver": options.solver, "guidance": options.guidance, "network_calls": calls,
+            "seeds": solution.seeds.tolist(), "labels": None if labels is None else labels.tolist(),
+            "seconds": round(seconds, 2),
+        })  # fmt: skip
+        return 0
+    print(files[0])
+    kit.say(
+        f"{options.n} samples by {options.steps} steps of {options.solver}: {calls:g} network calls a sample, "
+        f"{seconds:.1f} s. Files are in {files[0].parent}."
+    )
+    return 0
+
+
+def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tensor | None":
+    """One class a row: the given one, none, or each class in turn (by the row's seed, so that a row keeps its class).
+
+    Raises:
+        ConditionError: If the flow takes no label, or knows no such class.
+    """
+    import torch
+
+    from rheos.core.errors import ConditionError, check_choice
+
+    names = list(run.config["data"]["class_names"])
+    if "label" not in run.field.conditions:
+        if label not in (None, "none"):
+            raise ConditionError(f"This flow takes no label, it was trained on {run.config['data']['name']} without.")
+        return None
+    if label is None:
+        return (torch.arange(n) + first) % len(names)
+    if label == "none":
+        return None
+    if label.isdigit() and label not in names:
+        number = int(label)
+        if number >= len(names):
+            raise ConditionError(f"--label must lie in 0 .. {len(names) - 1}, got {number}.")
+    else:
+        check_choice("label", label, names)
+        number = names.index(label)
+    return torch.full((n,), number)
+
+
+def _format(run: "Run", asked: str) -> str:
+    """What is written, checked before anything is drawn."""
+    shape, span = run.field.shape or (), run.field.value_range
+    pictures = len(shape) == 3 and shape[0] in (1, 3) and span is not None
+    if asked == "auto":
+        return "png" if pictures else "npz"
+    if asked == "png" and not pictures:
+        raise kit.misuse(f"These samples of shape {tuple(shape)} are no pictures. Use --format npz.")
+    return asked
+
+
+def _write(run: "Run", solution: "Solution", labels: "Tensor | None", options: Options, kind: str) -> list[Path]:
+    import numpy as np
+    import torch
+
+    from rheos.claims.checkout import write
+    from rheos.data.ranges import to_pictures
+    from rheos.show import grid, save_png, upscale
+
+    folder = options.out or options.run / "drawn"
+    x, seeds = solution.x, solution.seeds.tolist()
+    assert isinstance(x, torch.Tensor)
+    if kind == "npz":
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {"x": x.cpu().numpy(), "seed": np.array(seeds)}
+        if labels is not None:
+            arrays["label"] = labels.numpy()
+        np.savez(buffer, **arrays)
+        path = folder / "samples.npz"
+        write(path, buffer.getvalue())
+        return [path]
+    span = run.field.value_range
+    assert span is not None
+    pictures = to_pictures(x, span)
+    about = {"rheos": "sample", "run": str(options.run), "steps": str(options.steps), "solver": options.solver,
+             "guidance": f"{options.guidance:g}"}  # fmt: skip
+    columns = max(1, min(16, round(math.sqrt(options.n * 1.6))))
+    first = folder / "grid.png"
+    save_png(first, upscale(grid(pictures, columns)), {**about, "seed": f"{seeds[0]}..{seeds[-1]}"})
+    files = [first]
+    for k, seed in enumerate(seeds):
+        text = {**about, "seed": str(seed)} | ({} if labels is None else {"label": str(int(labels[k]))})
+        path = folder / f"{seed:06d}.png"
+        save_png(path, grid(pictures[k : k + 1], 1, gap=0), text)
+        files.append(path)
+    return files

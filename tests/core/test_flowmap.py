@@ -1,0 +1,129 @@
+"""The identities of flow maps hold for the exact map of a Gaussian, by automatic differentiation."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import randn
+from torch import nn
+
+from rheos.core import AffinePath, FlowMap, GaussianMixtureField, Query
+from rheos.core.errors import OptionError
+from rheos.core.flowmap import consistency, ctm_average, eulerian_target, lagrangian_residual, semigroup_residual
+from rheos.core.state import expand
+
+PATHS = ["linear", "gvp", "vp"]
+
+
+def truth(path):
+    return GaussianMixtureField([[1.5, -0.5]], [[0.3, 1.7]], path=AffinePath(path))
+
+
+class Exact(nn.Module):
+    """The average velocity of a Gaussian's flow; on the diagonal the velocity."""
+
+    def __init__(self, path="linear"):
+        super().__init__()
+        self.field = truth(path)
+
+    def forward(self, x, s, t):
+        apart = (t - s).abs() > 1e-9
+        gap = torch.where(apart, t - s, 1.0)
+        return torch.where(
+            expand(apart, x).bool(), (self.field.flow_map(x, s, t) - x) / expand(gap, x), self.field(x, s.detach())
+        )
+
+
+def average(path):
+    """Off the diagonal, where it can be differentiated."""
+    field = truth(path)
+    return lambda x, s, t: (field.flow_map(x, s, t) - x) / expand(t - s, x)
+
+
+def clocks(*times):
+    return [torch.full((4,), t, dtype=torch.float64) for t in times]
+
+
+ordered = st.lists(st.floats(0.02, 0.98), min_size=3, max_size=3, unique=True).map(sorted).filter(
+    lambda v: min(v[1] - v[0], v[2] - v[1]) > 1e-2
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(times=ordered)
+def test_the_semigroup_residual_of_the_true_map_vanishes(path, times):
+    s, r, t = clocks(*times)
+    assert float(semigroup_residual(average(path), randn(4, 2), s, r, t).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(times=ordered)
+def test_mean_flows_regression_target_is_the_average_velocity(path, times):
+    s, _, t = clocks(*times)
+    x = randn(4, 2)
+    value, target = eulerian_target(average(path), truth(path)(x, s), x, s, t)
+    torch.testing.assert_close(target, value, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@given(times=ordered)
+def test_the_lagrangian_residual_of_the_true_map_vanishes(path, times):
+    s, _, t = clocks(*times)
+    residual = lagrangian_residual(average(path), lambda x, t: truth(path)(x, t), randn(4, 2), s, t)
+    assert float(residual.abs().max()) < 1e-8
+
+
+def test_a_wrong_map_leaves_every_residual():
+    s, r, t = clocks(0.2, 0.5, 0.8)
+    x, field = randn(4, 2), truth("linear")
+
+    def wrong(x, s, t):
+        return average("linear")(x, s, t) + expand(t, x)
+
+    assert float(semigroup_residual(wrong, x, s, r, t).abs().min()) > 1e-3
+    value, target = eulerian_target(wrong, field(x, s), x, s, t)
+    assert float((value - target).abs().min()) > 1e-3
+    assert float(lagrangian_residual(wrong, lambda x, t: field(x, t), x, s, t).abs().min()) > 1e-3
+
+
+@given(s=st.floats(0.0, 0.99))
+def test_a_consistency_function_is_constant_along_a_trajectory_and_the_identity_at_its_end(s):
+    u, field, x = Exact(), truth("linear"), randn(4, 2)
+    (start,) = clocks(s)
+    moved = field.flow_map(x, 0.0, s)
+    torch.testing.assert_close(consistency(u, moved, start), field.flow_map(x, 0.0, 1.0), rtol=1e-9, atol=1e-9)
+    assert torch.equal(consistency(u, x, torch.ones(4, dtype=torch.float64)), x)
+
+
+@given(s=st.floats(0.0, 0.95), t=st.floats(0.0, 1.0))
+def test_ctms_form_of_the_map_gives_the_average_velocity_and_the_data_estimate_on_the_diagonal(s, t):
+    u, field, x = Exact(), truth("linear"), randn(4, 2)
+    start, end = clocks(s, t)
+    jump = FlowMap(u).jump(x, start, end)
+    # X = (1 - t) / (1 - s) x + (1 - (1 - t) / (1 - s)) g, solved for g
+    keep = (1 - t) / (1 - s)
+    if abs(t - s) > 1e-3:
+        g = (jump - keep * x) / (1 - keep)
+        torch.testing.assert_close(ctm_average(g, x, start), u(x, start, end), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ctm_average(field.data(x, start), x, start), u(x, start, start), rtol=1e-8, atol=1e-8)
+
+
+def test_one_jump_is_the_solution_of_the_ode_and_queries_are_answered_alike():
+    flow, field, x = FlowMap(Exact("gvp"), "gvp"), truth("gvp"), randn(4, 2)
+    torch.testing.assert_close(flow.jump(x, 0.1, 0.9), field.flow_map(x, 0.1, 0.9), rtol=1e-12, atol=1e-12)
+    span = (0.1, 0.9)
+    assert torch.equal(flow.answer(Query(x, 0.1, span, {}, "average")).value, flow(x, 0.1, 0.9))
+    assert torch.equal(flow.answer(Query(x, 0.1, span, {}, "velocity")).value, flow(x, 0.1, 0.1))
+    with pytest.raises(OptionError, match="answers 'average' and 'velocity', not 'data'"):
+        flow.answer(Query(x, 0.1, span, {}, "data"))
+    with pytest.raises(OptionError, match="not one a variable"):
+        flow(x, {"a": 0.1}, 0.9)
+
+
+def test_times_are_float32_for_a_float32_state():
+    class Sees(nn.Module):
+        def forward(self, x, s, t):
+            assert (s.dtype, t.dtype, s.shape) == (torch.float32, torch.float32, (3,))
+            return x
+
+    FlowMap(Sees())(torch.zeros(3, 2), 0.1, torch.tensor(0.5, dtype=torch.float64))

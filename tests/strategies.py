@@ -1,0 +1,70 @@
+"""What the laws of the library range over: batches, times, schedules, mixtures, states, solvers."""
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rheos.core import EDM, GVP, VE, VP, Discrete, GaussianMixtureField, Linear, SubVP
+from rheos.core.schedules import Schedule
+from rheos.core.state import State
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": Linear(),
+    "linear with noise left": Linear(1e-2),
+    "gvp": GVP(),
+    "vp": VP(),
+    "sub-vp": SubVP(),
+    "ve": VE(),
+    "edm": EDM(),
+    "ddpm": Discrete.ddpm(),
+}
+CLEAN = ("linear", "gvp", "vp", "sub-vp")
+"""Schedules without noise at t = 1."""
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+seeds = st.integers(0, 2**31 - 1)
+times = st.floats(1e-3, 1 - 1e-3)
+schedules = st.sampled_from(list(SCHEDULES.values()))
+
+
+@st.composite
+def batches(draw: st.DrawFn, most: int = 6) -> Tensor:
+    """(B, ...) float64 with up to two further axes."""
+    shape = draw(st.lists(st.integers(1, 4), min_size=1, max_size=2))
+    return randn(draw(st.integers(1, most)), *shape, seed=draw(seeds))
+
+
+@st.composite
+def states(draw: st.DrawFn, most: int = 6) -> State:
+    """A tensor, or a dict of two with one batch size."""
+    x = draw(batches(most))
+    if draw(st.booleans()):
+        return x
+    return {"a": x, "b": randn(len(x), draw(st.integers(1, 3)), seed=draw(seeds))}
+
+
+@st.composite
+def grids(draw: st.DrawFn, most: int = 5) -> tuple[float, ...]:
+    """An increasing grid from 0 to 1."""
+    inner = draw(st.lists(st.integers(1, 99), max_size=most - 1, unique=True))
+    return (0.0, *(k / 100 for k in sorted(inner)), 1.0)
+
+
+def mixture(path: str = "linear", labels: bool = False) -> GaussianMixtureField:
+    """Three components in the plane, as in the card on principles."""
+    return GaussianMixtureField(
+        means=[[-2.0, 0.5], [1.5, 1.0], [0.5, -1.5]],
+        stds=[0.3, 0.5, 0.4],
+        weights=[0.2, 0.5, 0.3],
+        path=path,
+        labels=[0, 1, 1] if labels else None,
+    )
+
+
+def gaussian(path: str = "linear", mean: float = 1.5, std: float = 0.3, dim: int = 1) -> GaussianMixtureField:
+    """One component, whose flow map is known."""
+    return GaussianMixtureField(means=[[mean] * dim], stds=[std], path=path)
