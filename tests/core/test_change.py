@@ -2,12 +2,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCHEDULES, gaussian, mixture, randn
 from torch import nn
 
 from rheos.core import AffinePath, Field, GeodesicPath, Query, UnitQuaternion
 from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.sample import solve
+from strategies import SCHEDULES, gaussian, mixture, randn
 
 PATHS = list(SCHEDULES.values())
 
@@ -24,7 +24,9 @@ def test_a_moved_field_is_the_field_of_the_other_path_where_both_see_the_noise_l
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * float(b.abs().max()))
 
 
-@pytest.mark.parametrize(("native", "target"), [("vp", "linear"), ("linear", "gvp"), ("linear", "vp"), ("gvp", "linear")])
+@pytest.mark.parametrize(
+    ("native", "target"), [("vp", "linear"), ("linear", "gvp"), ("linear", "vp"), ("gvp", "linear")]
+)
 def test_a_converted_model_carries_a_sample_to_the_same_end(native, target):
     field = mixture(native)
     moved = field.on(target)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import seeds
 
 from rheos.core import Draws, row_seeds
 from rheos.core.errors import OptionError
+from strategies import seeds
 
 KEYS = st.lists(st.one_of(st.integers(-5, 2**40), st.text(max_size=3)), max_size=3)
 
@@ -98,7 +98,9 @@ def test_no_two_seeds_steps_or_keys_share_a_stream():
 
 @given(seed=seeds, step=st.integers(0, 10**6), start=st.integers(0, 20), n=st.integers(1, 20))
 def test_training_streams_do_not_depend_on_how_rows_are_dealt_out(seed, step, start, n):
-    assert torch.equal(Draws.training(seed, step, 40).seed[start : start + n], Draws.training(seed, step, n, start).seed)
+    assert torch.equal(
+        Draws.training(seed, step, 40).seed[start : start + n], Draws.training(seed, step, n, start).seed
+    )
 
 
 @given(seed=seeds, n=st.integers(1, 50))
@@ -118,7 +120,9 @@ def test_given_seeds_are_taken_as_they_are_and_integers_of_any_library_derive_th
     assert row_seeds(2**70, 1).dtype == torch.int64
 
 
-@pytest.mark.parametrize(("seed", "said"), [([1, 2, 3], "3 values for 2 rows"), (1.5, "an integer"), ([True], "an integer")])
+@pytest.mark.parametrize(
+    ("seed", "said"), [([1, 2, 3], "3 values for 2 rows"), (1.5, "an integer"), ([True], "an integer")]
+)
 def test_seeds_that_are_no_integers_or_too_few_are_refused(seed, said):
     with pytest.raises(OptionError, match=said):
         row_seeds(seed, 2)

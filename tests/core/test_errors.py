@@ -4,9 +4,7 @@ from rheos.core import errors
 from rheos.core.errors import RheosError, UnknownOptionError, check_choice, missing_extra
 
 KINDS = [
-    value
-    for name in errors.__all__
-    if isinstance(value := getattr(errors, name), type) and value is not RheosError
+    value for name in errors.__all__ if isinstance(value := getattr(errors, name), type) and value is not RheosError
 ]
 EXPECTED = {
     "CheckpointError": ValueError,

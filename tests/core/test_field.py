@@ -2,15 +2,26 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCHEDULES, batches, mixture, randn, times
 from torch import nn
 
-from rheos.core import AffinePath, Field, GaussianMixtureField, GeodesicPath, JointPath, Query, Reply, Routed, UnitQuaternion
-from rheos.core import merge, spread
+from rheos.core import (
+    AffinePath,
+    Field,
+    GaussianMixtureField,
+    GeodesicPath,
+    JointPath,
+    Query,
+    Reply,
+    Routed,
+    UnitQuaternion,
+    merge,
+    spread,
+)
 from rheos.core.errors import ConditionError, OptionError, SourceNotGaussianError, TimeError, UnknownOptionError
 from rheos.core.paths import KINDS
 from rheos.core.routed import Wrapped
 from rheos.core.state import map_state
+from strategies import SCHEDULES, batches, mixture, randn, times
 
 
 class Head(nn.Module):
@@ -63,7 +74,10 @@ def test_whatever_the_head_predicts_the_field_says_the_truth(schedule, predicts)
             torch.testing.assert_close(ask(x, t), expected, rtol=1e-8, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize(("dtype", "clock"), [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize(
+    ("dtype", "clock"),
+    [(torch.float32, torch.float32), (torch.float64, torch.float64), (torch.bfloat16, torch.float32)],
+)
 def test_times_are_float64_until_the_door_and_never_bfloat16(dtype, clock):
     net = Head(mixture(), "velocity", dtype)
     field, x = Field(net), randn(4, 2)
@@ -85,7 +99,9 @@ def test_a_moved_field_knows_its_new_dtype():
 @given(x=batches(), t=times)
 def test_a_number_and_a_clock_a_row_are_one_time(x, t):
     field = Field(Head(GaussianMixtureField([[0.5] * x[0].numel()], [0.7]), "data"), predicts="data")
-    torch.testing.assert_close(field(x, t), field(x, torch.full((len(x),), t, dtype=torch.float64)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        field(x, t), field(x, torch.full((len(x),), t, dtype=torch.float64)), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_an_absent_condition_takes_its_null_value():
@@ -98,7 +114,11 @@ def test_an_absent_condition_takes_its_null_value():
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
-        (lambda f, x: f(x, 0.5, lable=torch.ones(3)), ConditionError, "Unknown condition lable; this network takes: label"),
+        (
+            lambda f, x: f(x, 0.5, lable=torch.ones(3)),
+            ConditionError,
+            "Unknown condition lable; this network takes: label",
+        ),
         (lambda f, x: Field(nn.Identity())(x, 0.5, label=x), ConditionError, "takes: none"),
         (lambda f, x: f(x, 1.5), TimeError, r"lie in \[0, 1\], got 1.5. t = 0 is noise"),
         (lambda f, x: f(x, 500), TimeError, "got 500"),
@@ -111,8 +131,16 @@ def test_an_absent_condition_takes_its_null_value():
         (lambda f, x: Field(nn.Identity(), predicts="eps"), UnknownOptionError, "predicts 'eps' is unknown"),
         (lambda f, x: Field(nn.Identity(), shift=0.0), OptionError, "shift must be positive, got 0"),
         (lambda f, x: Field(nn.Identity(), "liner"), UnknownOptionError, "mean 'linear'"),
-        (lambda f, x: Field(nn.Identity(), GeodesicPath(UnitQuaternion()), "noise"), UnknownOptionError, "geodesic path"),
-        (lambda f, x: Field(Nameless()).null({"label": x}), ConditionError, "no null value for 'label'. Give it a method"),
+        (
+            lambda f, x: Field(nn.Identity(), GeodesicPath(UnitQuaternion()), "noise"),
+            UnknownOptionError,
+            "geodesic path",
+        ),
+        (
+            lambda f, x: Field(Nameless()).null({"label": x}),
+            ConditionError,
+            "no null value for 'label'. Give it a method",
+        ),
     ],
 )
 def test_what_a_field_cannot_answer_is_refused(make, error, said):
@@ -200,7 +228,7 @@ def test_nothing_cannot_be_merged():
         merge([])
 
 
-# --- fields around fields -----------------------------------------------------------------------------------------------
+# --- fields around fields ---------------------------------------------------------------------------------------------
 
 
 class Counts(Field):
@@ -272,5 +300,3 @@ def test_a_dict_state_flows_through_one_network():
     data = field.data(x, 0.5)
     expected = {n: field.path.paths[n].convert(v[n], x[n], 0.5, "velocity", "data") for n in "ab"}
     assert map_state(torch.sub, data, expected)["b"].abs().max() == 0
-
-

@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import randn
 from torch import nn
 
 from rheos.core import AffinePath, FlowMap, GaussianMixtureField, Query
 from rheos.core.errors import OptionError
 from rheos.core.flowmap import consistency, ctm_average, eulerian_target, lagrangian_residual, semigroup_residual
 from rheos.core.state import expand
+from strategies import randn
 
 PATHS = ["linear", "gvp", "vp"]
 
@@ -44,8 +44,10 @@ def clocks(*times):
     return [torch.full((4,), t, dtype=torch.float64) for t in times]
 
 
-ordered = st.lists(st.floats(0.02, 0.98), min_size=3, max_size=3, unique=True).map(sorted).filter(
-    lambda v: min(v[1] - v[0], v[2] - v[1]) > 1e-2
+ordered = (
+    st.lists(st.floats(0.02, 0.98), min_size=3, max_size=3, unique=True)
+    .map(sorted)
+    .filter(lambda v: min(v[1] - v[0], v[2] - v[1]) > 1e-2)
 )
 
 

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 from hypothesis import given
-from strategies import SCHEDULES, gaussian, mixture, randn, schedules, times
 
 from rheos.core import AffinePath, GaussianMixtureField, Query
 from rheos.core.errors import OptionError, ShapeError, UnknownOptionError
 from rheos.core.paths import KINDS
+from strategies import SCHEDULES, gaussian, mixture, randn, schedules, times
 
 each = pytest.mark.parametrize("law", SCHEDULES.values(), ids=SCHEDULES)
 M, C = 1.5, 0.3
@@ -67,9 +67,7 @@ def test_velocity_and_density_obey_the_continuity_equation(law):
     field, t = mixture(AffinePath(law)), 0.55
     x = randn(5, 2) * (law.alpha(t) + law.sigma(t))
     clock = torch.tensor(t, dtype=torch.float64, requires_grad=True)
-    rate = torch.stack(
-        [torch.autograd.grad(field.log_density(x[i : i + 1], clock).sum(), clock)[0] for i in range(5)]
-    )
+    rate = torch.stack([torch.autograd.grad(field.log_density(x[i : i + 1], clock).sum(), clock)[0] for i in range(5)])
     flow = torch.func.jacrev(lambda y: field.answer(Query(y[None], t, (t, t), {})).value[0])
     divergence = torch.stack([flow(row).trace() for row in x])
     carried = (field(x, t) * field.score(x, t)).sum(1)
@@ -133,7 +131,9 @@ def test_a_fitted_mixture_finds_the_components_of_the_data():
     torch.testing.assert_close(
         found.means[order], torch.tensor([[-2.0, 0.5], [0.5, -1.5], [1.5, 1.0]]).double(), rtol=0, atol=0.08
     )
-    torch.testing.assert_close(found.log_weights.exp()[order], torch.tensor([0.2, 0.3, 0.5]).double(), rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        found.log_weights.exp()[order], torch.tensor([0.2, 0.3, 0.5]).double(), rtol=0, atol=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,11 @@ def test_a_fitted_mixture_finds_the_components_of_the_data():
         (lambda: GaussianMixtureField([[1.0]], [1.0, 2.0]), ShapeError, r"got \(1, 1\) and \(2,\)"),
         (lambda: GaussianMixtureField([[1.0]], [0.0]), OptionError, "stds must be positive.* from 0"),
         (lambda: GaussianMixtureField([[1.0]], [1.0], weights=[0.5, 0.5]), OptionError, "1 weights and all stds"),
-        (lambda: GaussianMixtureField([[1.0]], [1.0], labels=[0, 1]), ShapeError, r"one class a component, \(1,\), got"),
+        (
+            lambda: GaussianMixtureField([[1.0]], [1.0], labels=[0, 1]),
+            ShapeError,
+            r"one class a component, \(1,\), got",
+        ),
         (lambda: mixture().flow_map(randn(1, 2), 0.0, 1.0), OptionError, "this mixture has 3"),
         (lambda: mixture().log_density(randn(1, 2), {"a": 0.5}), ShapeError, "one time a row"),
         (

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCHEDULES, batches, randn, schedules, times
 
 from rheos.core import GVP, AffinePath, Euclidean, GeodesicPath, JointPath, Product, UnitQuaternion
 from rheos.core.errors import OptionError, ShapeError, UnknownOptionError
 from rheos.core.paths import KINDS
+from strategies import SCHEDULES, batches, randn, schedules, times
 
 each = pytest.mark.parametrize("law", SCHEDULES.values(), ids=SCHEDULES)
 PAIRS = list(permutations(KINDS, 2))
@@ -43,7 +43,11 @@ def test_every_kind_of_prediction_becomes_every_other_and_comes_back(law, t):
 @each
 def test_times_by_row_and_by_variable_give_what_single_times_give(law):
     path = AffinePath(law)
-    x0, x1, t = randn(2, 3, 4, seed=1), randn(2, 3, 4, seed=2), torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.6, 0.4]]).double()
+    x0, x1, t = (
+        randn(2, 3, 4, seed=1),
+        randn(2, 3, 4, seed=2),
+        torch.tensor([[0.2, 0.5, 0.9], [0.1, 0.6, 0.4]]).double(),
+    )
     s = path.sample(x0, x1, t)
     data = path.convert(s.u, s.xt, t, "velocity", "data")
     for i in range(2):
@@ -61,7 +65,9 @@ def test_the_velocity_is_the_slope_of_the_path(law, t):
         t = (math.floor(t * 999) + 0.37) / 999
     path, x0, x1 = AffinePath(law), randn(2, seed=1), randn(2, seed=2)
     _, slope = torch.func.jvp(
-        lambda c: path.sample(x0, x1, c).xt, (torch.tensor(t, dtype=torch.float64),), (torch.ones((), dtype=torch.float64),)
+        lambda c: path.sample(x0, x1, c).xt,
+        (torch.tensor(t, dtype=torch.float64),),
+        (torch.ones((), dtype=torch.float64),),
     )
     close(path.sample(x0, x1, t).u, slope, 1e-8)
 
@@ -125,7 +131,11 @@ def test_noising_back_keeps_the_marginal(law, start, share, rows):
 
 
 def test_a_dict_state_may_have_a_time_each():
-    path, x0, x1 = AffinePath(), {n: randn(2, 3, seed=k) for k, n in enumerate("ab")}, {n: randn(2, 3, seed=9) for n in "ab"}
+    path, x0, x1 = (
+        AffinePath(),
+        {n: randn(2, 3, seed=k) for k, n in enumerate("ab")},
+        {n: randn(2, 3, seed=9) for n in "ab"},
+    )
     t = {"a": 0.2, "b": torch.tensor([0.5, 0.9]).double()}
     s = path.sample(x0, x1, t)
     for n in "ab":
@@ -183,7 +193,11 @@ def test_a_joint_path_is_each_variables_own():
         (lambda: AffinePath(sigma_data=0.0), OptionError, "sigma_data must be positive and finite, got 0"),
         (lambda: JointPath({}), OptionError, "at least one part"),
         (lambda: AffinePath().convert(randn(1), randn(1), 0.5, "velocity", "dat"), UnknownOptionError, "mean 'data'"),
-        (lambda: AffinePath().sample(randn(2, 1), randn(2, 3), 0.5), ShapeError, r"one shape, got \(2, 1\) and \(2, 3\)"),
+        (
+            lambda: AffinePath().sample(randn(2, 1), randn(2, 3), 0.5),
+            ShapeError,
+            r"one shape, got \(2, 1\) and \(2, 3\)",
+        ),
         (lambda: AffinePath().sample({"a": randn(2)}, randn(2), 0.5), ShapeError, "dicts with the same names"),
         (lambda: AffinePath().convert(randn(2), randn(2), {"a": 0.5}, "velocity", "data"), ShapeError, "a tensor"),
         (

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCHEDULES, schedules, times
 
 from rheos.core import EDM, GVP, VE, VP, Discrete, Linear
 from rheos.core.errors import OptionError, UnknownOptionError
 from rheos.core.schedules import schedule
+from strategies import SCHEDULES, schedules, times
 
 each = pytest.mark.parametrize("law", SCHEDULES.values(), ids=SCHEDULES)
 NAMES = ("alpha", "sigma", "d_alpha", "d_sigma", "lam", "wronskian")
@@ -85,7 +85,8 @@ def test_variance_is_preserved_where_the_name_says_so(t):
 
 def test_the_constants_of_the_papers_come_out():
     assert math.isclose(VP().alpha(0.0), math.exp(-0.25 * 19.9 - 0.05))  # Song et al. (2021)
-    assert math.isclose(VE(0.01, 50).sigma(0.0), 50) and math.isclose(VE(0.01, 50).sigma(1.0), 0.01)
+    assert math.isclose(VE(0.01, 50).sigma(0.0), 50)
+    assert math.isclose(VE(0.01, 50).sigma(1.0), 0.01)
     karras = [EDM().sigma(k / 4) for k in range(5)]  # Karras et al. (2022), eq. 5
     expected = [(80 ** (1 / 7) + k / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for k in range(5)]
     assert karras == pytest.approx(expected, rel=1e-12)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import gaussian, randn
 
 from rheos.core import AffinePath, GeodesicPath, Jump, UnitQuaternion
 from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.core.solver import DONE, combination, elapsed, times, weighted
-from rheos.sample import DDIM, SDE, SOLVERS, DPM2M, Euler, RungeKutta, UniPC, solver
+from rheos.sample import DDIM, DPM2M, SDE, SOLVERS, Euler, RungeKutta, UniPC, solver
+from strategies import gaussian, randn
 
 SPHERE = GeodesicPath(UnitQuaternion())
 
@@ -43,7 +43,7 @@ def test_the_gradient_of_a_log_probability_is_finite_where_there_is_no_density()
 @pytest.mark.parametrize("rows", [False, True])
 def test_tell_is_the_mean_of_its_jump_plus_noise(method, rows):
     bound = method.bind(AffinePath(), (0.0, 1.0))
-    t, end = ((torch.full((4,), v, dtype=torch.float64) for v in (0.3, 0.5))) if rows else (0.3, 0.5)
+    t, end = (torch.full((4,), v, dtype=torch.float64) for v in (0.3, 0.5)) if rows else (0.3, 0.5)
     x, z = randn(4, 2, seed=1), randn(4, 2, seed=2)
     s = bound.start(bound.init(x), t, end)
     ask = bound.ask(s)
@@ -88,13 +88,13 @@ def test_a_solver_says_what_it_is(name):
 
 @pytest.mark.parametrize("method", [DDIM(), DPM2M(), UniPC(), SDE()], ids=lambda m: type(m).__name__)
 def test_exponential_and_stochastic_solvers_need_an_affine_path(method):
-    with pytest.raises(OptionError, match="coefficients of an affine path.*GeodesicPath.*euler, midpoint, heun"):
+    with pytest.raises(OptionError, match=r"coefficients of an affine path.*GeodesicPath.*euler, midpoint, heun"):
         method.bind(SPHERE, (0.0, 1.0))
 
 
 @pytest.mark.parametrize("name", ["rk3", "rk4", "dopri5", "ab2"])
 def test_methods_that_add_vectors_need_a_flat_space(name):
-    with pytest.raises(OptionError, match="needs a flat space, not UnitQuaternion.*Use euler, midpoint or heun"):
+    with pytest.raises(OptionError, match=r"needs a flat space, not UnitQuaternion.*Use euler, midpoint or heun"):
         solver(name).bind(SPHERE, (0.0, 1.0))
 
 
@@ -126,7 +126,9 @@ def test_steps_and_weights_work_name_by_name():
     x, v, w = randn(2, 1), randn(2, 1, seed=1), randn(2, 1, seed=2)
     torch.testing.assert_close(weighted(x, 0.5, (2.0, 0.0), (v, w)), x + v)
     torch.testing.assert_close(combination((0.0, 3.0), (v, w)), 3 * w)
-    torch.testing.assert_close(combination((2.0, torch.tensor([1.0, 2.0])), (v, w)), 2 * v + w * torch.tensor([[1.0], [2.0]]))
+    torch.testing.assert_close(
+        combination((2.0, torch.tensor([1.0, 2.0])), (v, w)), 2 * v + w * torch.tensor([[1.0], [2.0]])
+    )
 
 
 def test_euler_is_exact_on_any_geodesic():

@@ -5,11 +5,11 @@ import roma
 import torch
 from hypothesis import given
 from scipy.spatial.transform import Rotation
-from strategies import batches, randn, seeds
 
 from rheos.core import Draws, Euclidean, Product, UnitQuaternion, row_seeds
 from rheos.core.errors import OptionError, ShapeError
 from rheos.core.spaces import conjugate, multiply, normalise, quaternion_exp, quaternion_log
+from strategies import batches, randn, seeds
 
 S3 = UnitQuaternion()
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import randn, seeds, states
 
 from rheos.core.errors import ShapeError
 from rheos.core.state import (
@@ -25,6 +24,7 @@ from rheos.core.state import (
     tensors,
     where_rows,
 )
+from strategies import randn, seeds, states
 
 coefficients = st.one_of(st.floats(-3, 3), seeds)
 

@@ -1,10 +1,10 @@
 import torch
 from hypothesis import given
-from strategies import grids, randn
 from torch import nn
 
 from rheos.core import Field, GaussianMixtureField
 from rheos.sample import solve
+from strategies import grids, randn
 
 
 @given(grid=grids(6))

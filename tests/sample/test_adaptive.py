@@ -2,13 +2,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussian, mixture, randn
 from torch import nn
 from torchdiffeq import odeint
 
 from rheos.core import Field, Query
 from rheos.core.errors import OptionError, StepSizeError
 from rheos.sample import DormandPrince, solve
+from strategies import gaussian, mixture, randn
 
 
 @pytest.mark.parametrize("path", ["linear", "gvp"])
@@ -39,7 +39,9 @@ def test_a_row_does_not_depend_on_its_batch_mates(rows, cut):
     field, x = mixture(), randn(6, 2) * torch.tensor([0.01, 0.1, 1.0, 1.0, 3.0, 10.0]).double()[:, None]
     whole = solve(field, x, (0.0, 0.5, 1.0), "dopri5").x
     order = torch.tensor(rows)
-    torch.testing.assert_close(solve(field, x[order], (0.0, 0.5, 1.0), "dopri5").x, whole[order], rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        solve(field, x[order], (0.0, 0.5, 1.0), "dopri5").x, whole[order], rtol=1e-13, atol=1e-13
+    )
     torch.testing.assert_close(solve(field, x[:cut], (0.0, 0.5, 1.0), "dopri5").x, whole[:cut], rtol=1e-13, atol=1e-13)
 
 
@@ -86,7 +88,9 @@ class Breaks(nn.Module):
 
 
 def test_a_tolerance_that_cannot_be_met_is_an_error_with_row_time_and_a_way_out():
-    with pytest.raises(StepSizeError, match=r"stuck in row 0 at t = .*Loosen rtol and atol, or use a fixed-step") as caught:
+    with pytest.raises(
+        StepSizeError, match=r"stuck in row 0 at t = .*Loosen rtol and atol, or use a fixed-step"
+    ) as caught:
         solve(Field(Jumps()), randn(2, 1), (0.0, 1.0), DormandPrince(most=50))
     assert caught.value.values["row"] == 0
 

@@ -1,15 +1,16 @@
+import itertools
 import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import CLEAN, SCHEDULES, gaussian, grids, mixture, randn, schedules
 from torch import nn
 
 from rheos.core import AffinePath, Field
 from rheos.core.errors import OptionError, TimeError
 from rheos.sample import DDIM, DPM2M, DPM2S, UniPC, solve
+from strategies import CLEAN, SCHEDULES, gaussian, grids, mixture, randn, schedules
 
 EXPONENTIAL = {"ddim": DDIM(), "2m": DPM2M(), "2s": DPM2S(), "unipc-1": UniPC(order=1), "unipc-2": UniPC()}
 
@@ -49,7 +50,7 @@ def test_2m_is_the_formula_of_its_paper():
     field, x, law = mixture("gvp"), randn(4, 2), AffinePath("gvp").law
     times = (0.2, 0.35, 0.6, 0.8)
     y, last, h_last = x, None, None
-    for t, end in zip(times, times[1:], strict=False):
+    for t, end in itertools.pairwise(times):
         h = law.lam(end) - law.lam(t)
         m = field.data(y, t)
         d = m if last is None else m + h / (2 * h_last) * (m - last)
@@ -92,7 +93,9 @@ def test_a_jump_spends_no_more_noise_than_there_is(schedule, eta):
         return
     method = DDIM(eta=eta).bind(AffinePath(law), (0.0, 1.0))
     for t, end in ((0.0, 1e-3), (0.0, 0.5), (0.3, 0.3 + 1e-9), (0.5, 1.0), (0.9999, 1.0)):
-        mean, std = method.jump(method.start(method.init(torch.ones(1, 1).double()), t, end), torch.zeros(1, 1).double())
+        mean, std = method.jump(
+            method.start(method.init(torch.ones(1, 1).double()), t, end), torch.zeros(1, 1).double()
+        )
         assert mean.isfinite().all()
         assert 0 <= std <= law.sigma(end)
 
@@ -112,7 +115,7 @@ def test_an_eta_outside_the_unit_interval_is_refused():
 
 @pytest.mark.parametrize("method", EXPONENTIAL.values(), ids=EXPONENTIAL)
 def test_inversion_from_the_data_itself_is_refused_with_a_way_out(method):
-    with pytest.raises(TimeError, match="there is none at t = 1. Begin the inversion at 1 - 1e-3, or use"):
+    with pytest.raises(TimeError, match=r"there is none at t = 1\. Begin the inversion at 1 - 1e-3, or use"):
         solve(mixture(), randn(2, 2), (1.0, 0.5), method)
     assert solve(mixture(), randn(2, 2), (1 - 1e-3, 0.5), method).x.isfinite().all()
 

@@ -1,14 +1,15 @@
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SCHEDULES, schedules
 
 from rheos.core import EDM
 from rheos.core.errors import OptionError, TimeError, UnknownOptionError
 from rheos.sample import Grid, check_grid
 from rheos.sample.grids import SPACINGS
+from strategies import SCHEDULES, schedules
 
 
 @given(
@@ -18,7 +19,7 @@ def test_every_grid_has_its_steps_runs_from_end_to_end_and_backwards_is_itself_r
     grid = Grid(spacing, shift)(n, law)
     assert len(grid) == n + 1
     assert (grid[0], grid[-1]) == (0.0, 1.0)
-    assert all(a < b for a, b in zip(grid, grid[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(grid))
     if back:
         assert Grid(spacing, shift, start=1.0, stop=0.0)(n, law) == grid[::-1]
 
@@ -33,7 +34,7 @@ def test_a_shift_is_that_of_noise_levels_and_is_applied_once(n, shift):
 @pytest.mark.parametrize("law", SCHEDULES.values(), ids=SCHEDULES)
 def test_inside_a_logsnr_grid_lambda_is_equidistant(law):
     lam = [law.lam(t) for t in Grid("logsnr", low=-3.0, high=3.0)(9, law)[1:-1]]
-    gaps = [b - a for a, b in zip(lam, lam[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(lam)]
     assert gaps == pytest.approx([6.0 / 7] * 7, rel=1e-6)
 
 

@@ -1,17 +1,17 @@
 """The loop with every solver: what they all promise, hooks aside."""
 
-import gc
+import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SCHEDULES, mixture, randn
 from torch import nn
 
 from rheos.core import AffinePath, Field, JointPath, Reply, Steer
 from rheos.core.errors import ConditionError, NonFiniteError, TimeError
 from rheos.sample import SOLVERS, Loop, drive, grid_for, solve, solver
+from strategies import SCHEDULES, mixture, randn
 
 each = pytest.mark.parametrize("name", SOLVERS)
 ODE = [name for name in SOLVERS if not solver(name).stochastic]
@@ -55,7 +55,7 @@ def test_one_to_four_steps_from_noise_to_data_stay_near_the_data(name, schedule,
         x = randn(8, 2) * path.law.sigma(grid[0])
         end = solve(field, x, grid, name).x
         assert end.isfinite().all()
-        if solver(name).schedule_free and schedule in ("ve", "edm"):
+        if schedule in ("ve", "edm") and name not in ("ddim", "ddpm", "dpm++2m", "dpm++2s", "unipc"):
             continue  # steps in t are no match for a noise that falls by orders of magnitude in each
         assert float(end.abs().max()) < 30  # the data have a spread of about 2
 
@@ -213,20 +213,21 @@ def test_a_trace_holds_the_state_at_every_time_and_ends_with_the_result():
         assert torch.equal(solution.source, x)
 
 
-def test_the_memory_of_sampling_does_not_grow_with_the_number_of_steps():
+@pytest.mark.parametrize("name", [n for n in SOLVERS if not solver(n).adaptive])
+def test_the_memory_of_sampling_does_not_grow_with_the_number_of_steps(name):
     class Watching(nn.Module):
         def forward(self, x, t):
-            alive.append(sum(o.numel() for o in gc.get_objects() if isinstance(o, torch.Tensor)))
-            return -x
+            v = -x
+            known.extend((weakref.ref(x), weakref.ref(v)))
+            alive.append(sum(r() is not None for r in known))
+            return v
 
     most = {}
-    for name in ("euler", "heun", "dpm++2m", "unipc", "ab2", "sde"):
-        for steps in (8, 40):
-            alive = []
-            gc.collect()
-            solve(Field(Watching()), randn(16, 50), uniform(steps), name)
-            most[steps] = max(alive)
-        assert most[40] <= most[8]
+    for steps in (8, 64):
+        known, alive = [], []
+        solve(Field(Watching()), randn(4, 5), uniform(steps), name)
+        most[steps] = max(alive)
+    assert most[64] == most[8] <= 8
 
 
 def test_a_bad_number_is_reported_with_its_step_time_row_and_origin():
@@ -238,9 +239,9 @@ def test_a_bad_number_is_reported_with_its_step_time_row_and_origin():
     with pytest.raises(NonFiniteError, match=r"In step 3 of 4, at t = 0.5, the network returned .* in row 2") as caught:
         solve(Field(Fails()), randn(4, 1), uniform(4), "euler")
     assert caught.value.values == {"row": 2, "t": 0.5}
-    huge = Field(Constant(torch.full((1,), 1e308)))
+    huge = Field(Constant(torch.full((1,), 1e308, dtype=torch.float64)))
     with pytest.raises(NonFiniteError, match=r"In step 2 of 3, at t = 0.3.*, Euler produced .* in row 0"):
-        solve(huge, torch.full((1, 1), 1.2e308).double(), uniform(3), "euler")
+        solve(huge, torch.full((1, 1), 1.2e308, dtype=torch.float64), uniform(3), "euler")
 
 
 def test_arguments_are_refused_before_any_call():

@@ -8,9 +8,9 @@ import math
 
 import pytest
 import torch
-from strategies import mixture, randn
 
 from rheos.sample import SOLVERS, DormandPrince, UniPC, solve, solver
+from strategies import mixture, randn
 
 INNER, WIDE = (0.1, 0.9), (1e-3, 1 - 1e-3)
 METHODS = {

@@ -1,13 +1,15 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import grids, randn
 from torch import nn
 
 from rheos.core import AffinePath, Field, GeodesicPath, Product, UnitQuaternion
 from rheos.core.spaces import Euclidean, normalise
 from rheos.sample import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta, solve
+from strategies import grids, randn
 
 TABLEAUS = [MIDPOINT, HEUN, RALSTON, RK3, RK4]
 each = pytest.mark.parametrize("tableau", TABLEAUS, ids=lambda t: t.name)
@@ -122,7 +124,7 @@ def test_on_rotations_methods_keep_their_order_and_stay_on_the_sphere(name, orde
 
     reference = end(2000, "midpoint")
     errors = [float(path.space.distance(end(n, name), reference).mean()) for n in (20, 40, 80)]
-    ratios = [a / b for a, b in zip(errors, errors[1:], strict=False)]
+    ratios = [a / b for a, b in itertools.pairwise(errors)]
     assert all(abs(r / 2**order - 1) < 0.15 for r in ratios)
     torch.testing.assert_close(end(20, name).norm(dim=1), torch.ones(6, dtype=torch.float64))
 

@@ -4,14 +4,15 @@ On a Gaussian every step is affine, x' = A x + B + std z, so the law of a run is
 that needs no samples; drawing checks the noise itself.
 """
 
+import itertools
 import math
 
 import pytest
 import torch
-from strategies import gaussian, randn
 
 from rheos.core.errors import OptionError, SourceNotGaussianError, UnknownOptionError
-from rheos.sample import DDIM, SDE, DPM2M, draw, solve
+from rheos.sample import DDIM, DPM2M, SDE, draw, solve
+from strategies import gaussian, randn
 
 M, C = 1.5, 0.3
 METHODS = {
@@ -32,7 +33,7 @@ def law_of(method, path, grid):
     mean, variance = schedule.alpha(grid[0]) * M, (schedule.alpha(grid[0]) * C) ** 2 + schedule.sigma(grid[0]) ** 2
     out = [(mean, variance)]
     probe = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    for t, end in zip(grid, grid[1:], strict=False):
+    for t, end in itertools.pairwise(grid):
         s = bound.start(bound.init(probe), t, end)
         ask = bound.ask(s)
         value = field.data(ask.x, ask.t) if ask.kind == "data" else field(ask.x, ask.t)
@@ -86,7 +87,9 @@ def test_samples_have_the_predicted_law(name):
 
 def test_without_noise_it_is_euler():
     field, x, grid = gaussian("gvp"), randn(4, 1), [k / 9 for k in range(10)]
-    torch.testing.assert_close(solve(field, x, grid, SDE(scale=0.0)).x, solve(field, x, grid, "euler").x, rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        solve(field, x, grid, SDE(scale=0.0)).x, solve(field, x, grid, "euler").x, rtol=0, atol=1e-14
+    )
 
 
 def test_the_step_that_reaches_the_data_takes_the_mean_alone():

@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import mixture, randn
 
 from rheos.core.errors import OptionError, UnknownOptionError
 from rheos.sample import DPM2M, UniPC, solve
 from rheos.sample.unipc import masked_weights, vandermonde, weights
+from strategies import mixture, randn
 
 nodes = st.lists(st.floats(-5, -0.1), min_size=1, max_size=2, unique=True).filter(
     lambda r: len(r) < 2 or abs(r[0] - r[1]) > 0.1
@@ -69,7 +69,10 @@ def test_the_predictor_of_order_two_is_dpm_solver_2m(path):
 def test_the_corrector_costs_nothing(order):
     field, x = mixture(), randn(3, 2)
     grid = [k / 7 for k in range(8)]
-    plain, corrected = solve(field, x, grid, UniPC(order=order, corrector=False)), solve(field, x, grid, UniPC(order=order))
+    plain, corrected = (
+        solve(field, x, grid, UniPC(order=order, corrector=False)),
+        solve(field, x, grid, UniPC(order=order)),
+    )
     assert plain.calls == corrected.calls == 7
     assert not torch.allclose(plain.x, corrected.x)
 

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from rheos.claims import checkout
 from rheos.claims.catalogue import PACKAGE, method
+from rheos.claims.ledger import write_page
 from rheos.claims.record import Outcome, Record
 
 __all__ = ["Claim", "Say", "load_claim", "reproduce"]
@@ -62,7 +63,8 @@ def reproduce(
 ) -> Record:
     """Run a claim and keep its record.
 
-    A full run writes claims/SLUG.json and docs/pictures/claims/SLUG.png; a quick one writes nothing.
+    A full run writes claims/SLUG.json and docs/pictures/claims/SLUG.png, and in a checkout docs/claims.md; a quick one
+    writes nothing.
 
     Args:
         slug: Of the method, or a claim object of your own.
@@ -103,4 +105,6 @@ def reproduce(
         record.save(folder / "claims" / f"{claim.slug}.json")
         if outcome.picture is not None:
             checkout.write(folder / "docs" / "pictures" / "claims" / f"{claim.slug}.png", outcome.picture)
+        if folder == checkout.root():
+            write_page(folder)
     return record

@@ -15,7 +15,7 @@ _HEAD = """# Claims
 What the papers promise, measured here. Each claim runs method and baseline with one budget; its thresholds were fixed
 before it was measured. A claim that does not hold is shown as not holding, with what was tried.
 
-This page is made of `claims/*.json` by `python -m rheos.claims.ledger`. To measure a line again:
+This page is made of `claims/*.json` by `python -m rheos.claims`. To measure a line again:
 
 ```text
 rheos reproduce SLUG            # the full run: minutes, three seeds, writes the record
@@ -91,10 +91,3 @@ def write_page(folder: Path) -> Path:
     pictures = [p.stem for p in (folder / "docs" / "pictures" / "claims").glob("*.png")]
     checkout.write(path, page(read_records(folder / "claims"), pictures).encode())
     return path
-
-
-if __name__ == "__main__":
-    here = checkout.root()
-    if here is None:
-        raise SystemExit("The ledger is a page of the source: run this from a checkout.")
-    print(write_page(here))

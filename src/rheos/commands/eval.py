@@ -146,8 +146,8 @@ def _print(lines: list[dict[str, Any]], yard: _Yardstick) -> None:
     if yard.net is None:
         head.append("sliced Wasserstein")
         caption = (
-            f"Sliced Wasserstein distance of the samples' own numbers (for pictures, of pixels) to {against}; smaller is "
-            "better. No feature net ships for these data; pixels show colours and layout better than shapes."
+            f"Sliced Wasserstein distance of the samples' own numbers (for pictures, of pixels) to {against}; smaller "
+            "is better. No feature net ships for these data; pixels show colours and layout better than shapes."
         )
     else:
         head += ["Fréchet", "kernel", "precision", "recall", "coverage", "recognised"]

@@ -93,12 +93,13 @@ def _wide(on: bool) -> Any:
 def _sentence(box: str) -> str:
     """The first part of a framed message as one sentence."""
     words: list[str] = []
-    for line in box.splitlines():
-        inner = line.strip("│╭╮╰╯ ")
-        if not inner.strip("─") and words:
+    for line in box.splitlines()[1:]:  # the first is a title
+        inner = " ".join(line.strip("│╭╮╰╯ ").split())
+        if not inner.strip("─-"):
+            if not words:
+                continue
             break
-        if line.startswith("│"):
-            words.append(" ".join(inner.split()))
+        words.append(inner)
     text = " ".join(words).removeprefix("Error parsing ").replace(" (required)", "").rstrip(". ")
     text = re.sub(r"no type matching (.*) could be instantiated from \[(.*)\]", r"expected \1, got \2", text)
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"expected a whole number, got \1", text)

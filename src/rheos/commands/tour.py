@@ -24,6 +24,7 @@ class Options:
         steps: Training steps.
         pairs: Pairs (noise, sample) that straightening learns from.
         reflow_steps: Training steps of straightening.
+        plane_steps: Training steps of each of the two flows in the plane.
         samples: Samples behind each line of the table of quality.
         guidance: Scale of guidance towards the label, where the data have labels; 1 is none.
         seed: Of everything.
@@ -36,6 +37,7 @@ class Options:
     steps: int = 1400
     pairs: int = 4096
     reflow_steps: int = 700
+    plane_steps: int = 1500
     samples: int = 1000
     guidance: float = 1.5
     seed: int = 0

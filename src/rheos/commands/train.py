@@ -77,7 +77,8 @@ def main(argv: Sequence[str]) -> int:
             resume=options.resume,
         )
     except KeyboardInterrupt:
-        kit.say(f"Stopped; what was learned is kept. Go on:  rheos train --resume --out {options.out}")
+        if options.out is not None and (options.out / "config.json").exists():
+            kit.say(f"Stopped; what was learned is kept. Go on:  rheos train --resume --out {options.out}")
         raise
     loss = next((line["loss"] for line in reversed(run.metrics()) if "loss" in line), math.nan)
     seconds = time.perf_counter() - begun

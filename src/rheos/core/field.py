@@ -6,7 +6,7 @@ the path's algebra from the head's own output.
 """
 
 from collections.abc import Callable
-from typing import Self, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class Field(nn.Module):
         self._dtype = first.dtype if first is not None else None
         self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Field":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._meet_net()
         return self

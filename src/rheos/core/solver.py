@@ -8,7 +8,7 @@ the method keeps. So a trajectory can be saved, split, joined, moved and resumed
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class Solver(ABC):
     evaluations = 1
     """Network calls a step."""
 
-    def bind(self, path: Path, finite: tuple[float, float], gaussian: bool = True) -> Self:
+    def bind(self, path: Path, finite: tuple[float, float], gaussian: bool = True) -> "Solver":
         """This method on a given path.
 
         Raises:

@@ -121,22 +121,22 @@ class CFG(Steer):
         return out
 
     def _mix(self, view: View, null: State, cond: State) -> State:
-        scale: float | Tensor = view.own["scale"]
+        mixed = self._zero_star(view, null, cond) if self.zero_star else guide(null, cond, view.own["scale"])
+        if self.rescale:
+            mixed = self._rescaled(view, mixed, cond)
         inside = _inside(view, self.interval)
-        if isinstance(inside, Tensor):
-            scale = cast(Tensor, sc.where(inside, scale, 1.0))
-        if self.zero_star:
-            v_cond, v_null = (view.convert(v, view.kind, "velocity") for v in (cond, null))
-            ratio = _row_sum(v_cond, v_null) / _row_sum(v_null, v_null).clamp(min=1e-8)
-            mixed = guide(map_state(lambda v: v * expand(ratio, v), v_null), v_cond, scale)
-            early = view.i < self.zero_steps
-            if isinstance(early, Tensor):
-                mixed = where_rows(early, map_state(torch.zeros_like, mixed), mixed)
-            elif early:
-                mixed = map_state(torch.zeros_like, mixed)
-            return view.convert(mixed, "velocity", view.kind)
-        mixed = guide(null, cond, scale)
-        return self._rescaled(view, mixed, cond) if self.rescale else mixed
+        return where_rows(inside, mixed, cond) if isinstance(inside, Tensor) and inside.ndim else mixed
+
+    def _zero_star(self, view: View, null: State, cond: State) -> State:
+        v_cond, v_null = (view.convert(v, view.kind, "velocity") for v in (cond, null))
+        ratio = _row_sum(v_cond, v_null) / _row_sum(v_null, v_null).clamp(min=1e-8)
+        mixed = guide(map_state(lambda v: v * expand(ratio, v), v_null), v_cond, view.own["scale"])
+        early = view.i < self.zero_steps
+        if isinstance(early, Tensor):
+            mixed = where_rows(early, map_state(torch.zeros_like, mixed), mixed)
+        elif early:
+            mixed = map_state(torch.zeros_like, mixed)
+        return view.convert(mixed, "velocity", view.kind)
 
     def _rescaled(self, view: View, mixed: State, cond: State) -> State:
         data, plain = (view.convert(v, view.kind, "data") for v in (mixed, cond))

@@ -178,15 +178,15 @@ class Loop:
         if not (self._has["velocity"] or self._has["clean"]):
             return reply.value, f
         names, sizes = [name for name, _ in q.branches], [n for _, n in q.branches]
-        values = dict(zip(names, split(reply.value, sizes), strict=True))
-        xs = dict(zip(names, split(q.x, sizes), strict=True)) if len(names) > 1 else {names[0]: q.x}
-        if () in xs:
-            x, t = xs[()], cut_time(q.t, sizes)[names.index(())]
-        else:  # every branch has a state of its own
-            x, t = self.solver.ask(f.solver)[:2]
-        view, owns = self._view(f, x, t, q), [dict(o) for o in f.steer]
+        owns = [dict(o) for o in f.steer]
         with torch.set_grad_enabled(q.grad):
-            value = self._folded(view, owns, q, values, xs)
+            values = dict(zip(names, split(reply.value, sizes), strict=True))
+            xs = dict(zip(names, split(q.x, sizes), strict=True)) if len(names) > 1 else {names[0]: q.x}
+            if () in xs:
+                x, t = xs[()], cut_time(q.t, sizes)[names.index(())]
+            else:  # every branch has a state of its own
+                x, t = self.solver.ask(f.solver)[:2]
+            value = self._folded(self._view(f, x, t, q), owns, q, values, xs)
         if q.grad:
             value = map_state(Tensor.detach, value)
         return value, f._replace(steer=tuple(owns))
@@ -261,7 +261,8 @@ class Loop:
         back = self.path.renoise(s["x"], s["end"], s["t"], noise)
         if alive is not None:
             back = where_rows(alive, back, s["x"])
-        return f._replace(solver=self.solver.move(anchor, back), round=f.round + 1)
+        s = self.solver.move(anchor, back, restart=True)  # what was seen before belongs to another trajectory
+        return f._replace(solver=self.solver.start(s, anchor["t"], anchor["end"]), round=f.round + 1)
 
     def _end(self, before: Flight, f: Flight, s: SolverState) -> Flight:
         """The `end` hooks, for the rows that have just reached their end."""

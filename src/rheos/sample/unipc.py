@@ -159,7 +159,7 @@ class UniPC(Solver):
         for w, node, m in zip(masked_weights(r, newest is not None, h, self.variant), r, ends, strict=True):
             if not isinstance(w, Tensor) and w == 0:
                 continue
-            gain = -law.alpha(end) * sc.divide(w, node)
+            gain = -law.alpha(end) * sc.where(w == 0, 0.0, sc.divide(w, node))
             x = add(add(x, gain, m), -gain, data[0])
         return x
 

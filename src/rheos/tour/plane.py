@@ -19,15 +19,15 @@ __all__ = ["plane"]
 def plane(tour: Tour) -> None:
     """Trajectories before and after straightening."""
     tour.say("Drawing paths in the plane.")
-    out, seed = tour.options.out, tour.options.seed
+    out, seed, steps = tour.options.out, tour.options.seed, tour.options.plane_steps
     data = load("8gaussians", limit=4096)
     options = Options(seed=seed, batch=256, lr=2e-3, sample_every=0)
     flow = Field(MLP(2, hidden=64, depth=3))
     folder = out / "plane"
-    run = fit(flow, FlowMatching(), data, steps=1500, out=folder, options=options,
+    run = fit(flow, FlowMatching(), data, steps=steps, out=folder, options=options,
               resume=True, progress=tour.progress)  # fmt: skip
     pairs = generate(run.field, out / "plane-pairs", 4096, recipe=Recipe(steps=20, chunk=4096, seed=seed))
-    fast = reflow(run.field, pairs, steps=1500, out=out / "plane-straight", options=options, progress=tour.progress)
+    fast = reflow(run.field, pairs, steps=steps, out=out / "plane-straight", options=options, progress=tour.progress)
     shown, bends = {}, {}
     for name, field in (("before", run.field), ("after one reflow", fast.field)):
         solution = draw_solution(field, 300, steps=60, solver="heun", seed=seed, trace=True)

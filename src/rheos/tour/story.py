@@ -30,12 +30,13 @@ class TourOptions:
     """Options of `rheos tour`.
 
     Args:
-        data: mnist5k, another name of `rheos list data`, or your own folder of pictures.
+        data: mnist5k, another name of rheos.data.SOURCES, or your own folder of pictures.
         out: Where the run directories and report.html go; an unfinished tour there is continued.
         size: Side of the pictures in pixels; 16 for mnist5k, else 32.
         steps: Training steps.
         pairs: Pairs (noise, sample) that straightening learns from.
         reflow_steps: Training steps of straightening.
+        plane_steps: Training steps of each of the two flows in the plane.
         samples: Samples behind each line of the table of quality.
         guidance: Scale of classifier-free guidance, where the data have labels.
         seed: Of everything.
@@ -50,12 +51,13 @@ class TourOptions:
     steps: int = 1400
     pairs: int = 4096
     reflow_steps: int = 700
+    plane_steps: int = 1500
     samples: int = 1000
     guidance: float = 1.5
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "pairs", "reflow_steps", "samples"):
+        for name in ("steps", "pairs", "reflow_steps", "plane_steps", "samples"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
@@ -131,7 +133,9 @@ class Tour:
         own = self.train.name.split(":")[0] in NAMES
         net = self.train.name.split(":")[0] if own else ("emoji" if self.train.shape[0] == 3 else "mnist5k")
         label = self.labels(len(x)).get("label") if own else None
-        figures = quality(x, real, features(net), label=label)  # type: ignore[arg-type]
+        least = min(len(x), len(real))
+        groups, k = (20 if least >= 20 else 0), max(min(5, least - 1), 1)
+        figures = quality(x, real, features(net), k=k, label=label, groups=groups)  # type: ignore[arg-type]
         row |= figures.to_dict()
         self.rows.append(row)
         return row

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, TypeVar, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -186,7 +186,7 @@ def reshard(net: nn.Module) -> None:
     """Drop whole weights that a forward pass without a backward one left behind; nothing where none are sharded."""
     for module in net.modules():
         if hasattr(module, "set_gradient_divide_factor"):
-            module.reshard()
+            cast(Any, module).reshard()
 
 
 def full(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,79 @@
+import json
+import math
+
+import pytest
+
+from rheos.claims import Figure, Record
+from rheos.claims.record import spread
+
+RECORD = Record(
+    slug="wcfm",
+    statement="It holds.",
+    figures=(Figure("a / b", 0.25, "<=", 0.35), Figure("c / d", 4.0, ">=", 3.0)),
+    seeds=(0, 1, 2),
+    seconds=12.34,
+    cores=2,
+    device="cpu",
+    versions={"python": "3.11", "torch": "2.13"},
+    commit="abc",
+    notes=("Measured somewhere.",),
+)
+
+
+def test_the_json_form_has_exactly_the_stable_keys():
+    assert RECORD.to_dict() == {
+        "slug": "wcfm",
+        "statement": "It holds.",
+        "holds": True,
+        "figures": [
+            {"name": "a / b", "value": 0.25, "op": "<=", "threshold": 0.35, "holds": True},
+            {"name": "c / d", "value": 4.0, "op": ">=", "threshold": 3.0, "holds": True},
+        ],
+        "seeds": [0, 1, 2],
+        "seconds": 12.3,
+        "cores": 2,
+        "device": "cpu",
+        "versions": {"python": "3.11", "torch": "2.13"},
+        "commit": "abc",
+        "notes": ["Measured somewhere."],
+    }
+
+
+def test_a_record_survives_its_json_form():
+    again = Record.from_dict(json.loads(json.dumps(RECORD.to_dict())))
+    assert again.to_dict() == RECORD.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("value", "op", "threshold", "holds"),
+    [(1.0, "<=", 1.0, True), (1.01, "<=", 1.0, False), (3.0, ">=", 3.0, True), (2.9, ">=", 3.0, False)],
+)
+def test_a_figure_holds_up_to_and_including_its_threshold(value, op, threshold, holds):
+    assert Figure("x", value, op, threshold).holds is holds
+
+
+@pytest.mark.parametrize("op", ["<=", ">="])
+def test_a_figure_that_is_no_number_never_holds_and_becomes_null(op):
+    figure = Figure("x", math.nan, op, 1.0)
+    assert not figure.holds
+    assert figure.to_dict()["value"] is None
+    assert not Figure.from_dict(figure.to_dict()).holds
+
+
+def test_one_figure_that_fails_makes_the_claim_fail():
+    plain = RECORD.to_dict()
+    plain["figures"][1]["value"] = 2.0
+    assert not Record.from_dict(plain).holds
+
+
+def test_saving_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "claims" / "wcfm.json"
+    RECORD.save(path)
+    RECORD.save(path)
+    assert [p.name for p in path.parent.iterdir()] == ["wcfm.json"]
+    assert json.loads(path.read_text()) == RECORD.to_dict()
+
+
+def test_the_spread_names_median_and_range():
+    assert spread("W2", [3.0, 1.0, 2.0]) == "W2: median 2, from 1 to 3 over 3 seeds."
+    assert spread("W2", [3.0]) == "W2: 3 with one seed."
