@@ -9,7 +9,7 @@ from scipy import stats
 
 from rheos.core import Draws, row_seeds
 from rheos.core.errors import OptionError
-from strategies import seeds
+from strategies import seeds, untyped
 
 KEYS = st.lists(st.one_of(st.integers(-5, 2**40), st.text(max_size=3)), max_size=3)
 
@@ -112,6 +112,7 @@ def test_a_permutation_is_one_and_depends_on_the_first_row_alone(seed, n):
     assert torch.equal(order, other.permutation("p"))
 
 
+@untyped
 def test_given_seeds_are_taken_as_they_are_and_integers_of_any_library_derive_them():
     assert row_seeds([5, 6], 2).tolist() == [5, 6]
     assert row_seeds(np.array([5, 6]), 2).tolist() == [5, 6]
@@ -121,7 +122,8 @@ def test_given_seeds_are_taken_as_they_are_and_integers_of_any_library_derive_th
 
 
 @pytest.mark.parametrize(
-    ("seed", "said"), [([1, 2, 3], "3 values for 2 rows"), (1.5, "an integer"), ([True], "an integer")]
+    ("seed", "said"),
+    [([1, 2, 3], "3 values for 2 rows"), pytest.param(1.5, "an integer", marks=untyped), ([True], "an integer")],
 )
 def test_seeds_that_are_no_integers_or_too_few_are_refused(seed, said):
     with pytest.raises(OptionError, match=said):

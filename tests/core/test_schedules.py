@@ -85,8 +85,8 @@ def test_variance_is_preserved_where_the_name_says_so(t):
 
 def test_the_constants_of_the_papers_come_out():
     assert math.isclose(VP().alpha(0.0), math.exp(-0.25 * 19.9 - 0.05))  # Song et al. (2021)
-    assert math.isclose(VE(0.01, 50).sigma(0.0), 50)
-    assert math.isclose(VE(0.01, 50).sigma(1.0), 0.01)
+    assert math.isclose(VE(0.01, 50.0).sigma(0.0), 50)
+    assert math.isclose(VE(0.01, 50.0).sigma(1.0), 0.01)
     karras = [EDM().sigma(k / 4) for k in range(5)]  # Karras et al. (2022), eq. 5
     expected = [(80 ** (1 / 7) + k / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for k in range(5)]
     assert karras == pytest.approx(expected, rel=1e-12)

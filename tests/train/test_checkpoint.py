@@ -204,6 +204,17 @@ def test_the_last_whole_checkpoint_is_used_where_the_pointer_is_gone_or_dangles(
     assert equal(whole, train(tmp_path, resume=True))
 
 
+def test_weights_whose_publication_was_killed_are_published_when_the_run_goes_on(tmp_path, train):
+    train(tmp_path / "a")
+    for name in ("model", "ema"):  # as if the plug had been pulled after the checkpoint, before its copy
+        shutil.copyfile(tmp_path / f"a/state/step-0000004/{name}.safetensors", tmp_path / "old")
+        (tmp_path / "old").replace(tmp_path / f"a/{name}.safetensors")
+    train(tmp_path / "a", resume=True)
+    for name in ("model", "ema"):
+        ours, newest_ = (load_file(tmp_path / "a" / f / f"{name}.safetensors") for f in ("", STEP))
+        assert all(torch.equal(ours[n], newest_[n]) for n in newest_)
+
+
 def test_only_the_newest_few_checkpoints_are_kept(tmp_path, train):
     train(tmp_path, save_every=1, keep=3)
     assert sorted(f.name[-1] for f in tmp_path.glob("state/step-*")) == ["4", "5", "6"]

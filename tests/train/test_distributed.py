@@ -146,9 +146,7 @@ def test_rows_are_shared_out_without_gap_or_overlap():
 def test_a_batch_too_small_to_share_is_refused():
     team = Team(torch.device("cpu"))
     team.size = 4
-    with pytest.raises(
-        OptionError, match=r"7 rows cannot be shared by 4 processes x accumulate=2.*at least 8"
-    ):
+    with pytest.raises(OptionError, match=r"7 rows cannot be shared by 4 processes x accumulate=2.*at least 8"):
         team.parts(7, 2)
 
 

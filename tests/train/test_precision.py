@@ -1,6 +1,7 @@
 """Half precision and compilation change the arithmetic of the network, and nothing else."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from rheos import core, nets
 from rheos.core.draws import Draws
 from rheos.train import Options, fit, load
+from rheos.train.dist import Team
+from rheos.train.engine import Engine
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile builds C++ on a CPU")
 
@@ -56,6 +59,26 @@ def test_bf16_runs_resume_to_the_last_bit(tmp_path, train, equal):
     whole = train(tmp_path / "whole", precision="bf16", decay="constant")
     train(tmp_path / "cut", steps=4, precision="bf16", decay="constant")
     assert equal(whole, train(tmp_path / "cut", precision="bf16", decay="constant", resume=True))
+
+
+def test_fp16_scales_the_loss_skips_steps_that_overflow_and_remembers_the_scale(points, field):
+    flow, options = field(), Options(batch=16, precision="fp16", lr=1e-3, warmup=0)
+    engine = Engine(flow, core.FlowMatching(), options, Team(torch.device("cpu")), 10)  # fit asks for a GPU
+    engine._scaler.load_state_dict({**engine._scaler.state_dict(), "scale": 2.0**24})
+    before = [p.detach().clone() for p in flow.parameters()]
+    engine.step(0, points.batch(torch.arange(16)))  # times 2^24 the gradients are infinite in half precision
+    assert all(torch.equal(a, b) for a, b in zip(before, flow.parameters(), strict=True))
+    assert engine._scaler.get_scale() == 2.0**23
+    for step in range(1, 12):
+        engine.step(step, points.batch(torch.arange(16)))
+    assert not torch.equal(before[0], next(flow.parameters()))
+    assert engine.finite()
+    again = Engine(field(), core.FlowMatching(), options, Team(torch.device("cpu")), 10)
+    again.resume(engine.checkpoint(12, 0.0), Path("nowhere"))
+    assert again._scaler.get_scale() == engine._scaler.get_scale() < 2.0**23
+    for e in (engine, again):
+        e.step(12, points.batch(torch.arange(16)))
+    assert all(torch.equal(a, b) for a, b in zip(engine.net.parameters(), again.net.parameters(), strict=True))
 
 
 @needs_compiler

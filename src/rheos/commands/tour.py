@@ -34,7 +34,7 @@ class Options:
     data: str = "mnist5k"
     out: Path = Path("runs/tour")
     size: int | None = None
-    steps: int = 1400
+    steps: int = 1200
     pairs: int = 4096
     reflow_steps: int = 700
     plane_steps: int = 1500

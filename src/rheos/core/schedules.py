@@ -384,7 +384,7 @@ class Discrete(Schedule):
             table.append(bar)
         return cls(tuple(table))
 
-    def index(self, t: Scalar) -> Scalar:
+    def index(self, t: Scalar) -> int | torch.Tensor:
         """The nearest integer step of time t, for networks that want one."""
         last = len(self.alpha_bar) - 1
         if isinstance(t, torch.Tensor):

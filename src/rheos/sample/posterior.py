@@ -52,6 +52,6 @@ class PosteriorGuidance(Steer):
             return x1
         clock = torch.as_tensor(t, dtype=torch.float64).expand(rows(x1))
         slope = view.gradient(self.energy(x1, clock).sum())
-        factor = -sc.divide(law.sigma(clock) ** 2, law.alpha(clock))  # type: ignore[operator]
+        factor = -sc.divide(law.sigma(clock) ** 2, law.alpha(clock))
         factor = torch.where(torch.as_tensor(factor).isfinite(), torch.as_tensor(factor), 0.0)
         return add(x1, factor * torch.as_tensor(view.own["scale"], dtype=torch.float64), slope)

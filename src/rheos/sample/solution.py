@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Protocol, cast, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from rheos.sample.grids import check_grid
 from rheos.sample.loop import Loop
 from rheos.sample.methods import solver as named_solver
 
-__all__ = ["Solution", "answer", "drive", "fly", "solve"]
+__all__ = ["Answers", "Solution", "answer", "drive", "fly", "solve"]
 
 
 @final
@@ -47,7 +47,15 @@ class Solution:
     source: State | None = None
 
 
-def answer(field: Field, query: Query) -> tuple[Query, Reply]:
+@runtime_checkable
+class Answers(Protocol):
+    """Whatever answers queries: a field, or something that counts, caches or sends them elsewhere."""
+
+    def answer(self, q: Query) -> Reply:
+        """The network's value."""
+
+
+def answer(field: Answers, query: Query) -> tuple[Query, Reply]:
     """The field's reply, and the query as it was asked: with a state that can be differentiated where one must."""
     if not query.grad:
         return query, field.answer(query)
@@ -57,7 +65,7 @@ def answer(field: Field, query: Query) -> tuple[Query, Reply]:
 
 
 def drive(
-    loop: Loop, field: Field, flight: Flight, watch: Callable[[Flight], None] | None = None
+    loop: Loop, field: Answers, flight: Flight, watch: Callable[[Flight], None] | None = None
 ) -> tuple[Flight, int]:
     """Answer a flight's queries until it ends; returns it with the number of network calls.
 
@@ -135,7 +143,7 @@ def fly(loop: Loop, field: Field, begun: Flight, seeds: Tensor, trace: bool, fir
     """
     counted = _Counted(field)
     states: list[State] = [begun.x]
-    flight, calls = drive(loop, cast(Field, counted), begun, _Trace(states) if trace else None)
+    flight, calls = drive(loop, counted, begun, _Trace(states) if trace else None)
     if not bool(is_finite(flight.x).all()):
         _explain(loop, field, begun, first)
     path = map_state(lambda *parts: torch.stack(parts), *states) if trace else None

@@ -15,7 +15,8 @@ def learn(tour: Tour) -> None:
     """Train, sample, measure."""
     options, data = tour.options, tour.train
     tour.say(f"Learning a flow on {len(data):,} pictures of {data.name}.")
-    flow = Field(suggest(data.shape, classes=data.classes))
+    with tour.seeded():
+        flow = Field(suggest(data.shape, classes=data.classes))
     folder = options.out / "flow"
     tour.run = fit(
         flow,
@@ -23,7 +24,7 @@ def learn(tour: Tour) -> None:
         data,
         steps=options.steps,
         out=folder,
-        options=Options(seed=options.seed, batch=128, sample_every=max(options.steps // 4, 1)),
+        options=Options(seed=options.seed, lr=3e-3, sample_every=max(options.steps // 4, 1)),
         resume=True,
         progress=tour.progress,
     )
@@ -37,7 +38,7 @@ def learn(tour: Tour) -> None:
         """
         data  = rheos.data.load("mnist5k", size=16)
         field = core.Field(nets.suggest(data.shape, classes=data.classes))
-        run   = train.fit(field, core.FlowMatching(), data, steps=1400, out="runs/mine")
+        run   = train.fit(field, core.FlowMatching(), data, steps=1200, out="runs/mine")
         x     = sample.draw(run.field, n=100, steps=20, solver="euler", guidance=1.5, label=3)
         """.replace("        ", "")
     )

@@ -22,7 +22,8 @@ def plane(tour: Tour) -> None:
     out, seed, steps = tour.options.out, tour.options.seed, tour.options.plane_steps
     data = load("8gaussians", limit=4096)
     options = Options(seed=seed, batch=256, lr=2e-3, sample_every=0)
-    flow = Field(MLP(2, hidden=64, depth=3))
+    with tour.seeded():
+        flow = Field(MLP(2, hidden=64, depth=3))
     folder = out / "plane"
     run = fit(flow, FlowMatching(), data, steps=steps, out=folder, options=options,
               resume=True, progress=tour.progress)  # fmt: skip

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -48,7 +49,7 @@ class TourOptions:
     data: str = "mnist5k"
     out: Path = Path("runs/tour")
     size: int | None = None
-    steps: int = 1400
+    steps: int = 1200
     pairs: int = 4096
     reflow_steps: int = 700
     plane_steps: int = 1500
@@ -109,6 +110,10 @@ class Tour:
         """The tour's guidance, where there are classes."""
         return CFG(self.options.guidance) if self.train.classes and self.options.guidance != 1 else None
 
+    def seeded(self) -> AbstractContextManager[object]:
+        """A block in which networks start from the tour's seed; torch's own state is left alone."""
+        return _seeded(self.options.seed)
+
     def labels(self, n: int) -> dict[str, Tensor]:
         """Balanced labels for n samples, or none."""
         return {"label": torch.arange(n) % self.train.classes} if self.train.classes else {}
@@ -139,6 +144,13 @@ class Tour:
         row |= figures.to_dict()
         self.rows.append(row)
         return row
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def chapters() -> tuple[Callable[[Tour], None], ...]:

@@ -14,7 +14,7 @@ def straighten(tour: Tour) -> None:
     assert run is not None
     tour.say(f"Drawing {options.pairs:,} pairs of noise and sample.")
     recipe = Recipe(
-        steps=12, solver="midpoint", guidance=options.guidance if tour.guided else 1.0, seed=options.seed, chunk=256
+        steps=8, solver="midpoint", guidance=options.guidance if tour.guided else 1.0, seed=options.seed, chunk=256
     )
     with progress_bar("pairs", options.pairs, tour.progress) as advance:
         pairs = generate(
@@ -25,7 +25,7 @@ def straighten(tour: Tour) -> None:
     folder = options.out / "straight"
     tour.fast = reflow(
         run.field, pairs, steps=options.reflow_steps, out=folder,
-        options=Options(seed=options.seed, batch=128), progress=tour.progress,
+        options=Options(seed=options.seed, ema=0.995, sample_every=0), progress=tour.progress,
     )  # fmt: skip
     page = tour.page.heading("2. Straighten it, and one step is enough")
     page.text(

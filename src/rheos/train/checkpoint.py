@@ -158,21 +158,22 @@ class Store:
                     shutil.rmtree(temporary, ignore_errors=True)
                     raise
         write_json(state / "latest.json", {"format": FORMAT, "step": checkpoint.step})
+        self.publish(final_)
         with writing(self.path):
-            self._publish(final_)
             self._prune()
 
-    def _publish(self, folder: Path) -> None:
-        """Put the weights where people look for them; the same bytes on disk, not a second copy, where that works."""
-        for name in _TOP:
-            if (folder / name).exists():
-                temporary = self.path / f".{name}.tmp"
-                temporary.unlink(missing_ok=True)
-                try:
-                    os.link(folder / name, temporary)
-                except OSError:
-                    shutil.copyfile(folder / name, temporary)
-                temporary.replace(self.path / name)
+    def publish(self, folder: Path) -> None:
+        """Put a checkpoint's weights where people look for them; where that works, no second copy on the disk."""
+        with writing(self.path):
+            for name in _TOP:
+                if (folder / name).exists():
+                    temporary = self.path / f".{name}.tmp"
+                    temporary.unlink(missing_ok=True)
+                    try:
+                        os.link(folder / name, temporary)
+                    except OSError:
+                        shutil.copyfile(folder / name, temporary)
+                    temporary.replace(self.path / name)
 
     def _prune(self) -> None:
         newest = self.newest()

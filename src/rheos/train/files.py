@@ -98,6 +98,10 @@ class Files:
         tensors = {name: read_tensors(folder / f"{name}.safetensors") for name in names}
         return Checkpoint(int(state["step"]), tensors, state), folder
 
+    def publish(self, folder: Path) -> None:
+        """Put a checkpoint's weights where people look for them: a kill may have come between."""
+        self._stored(lambda store: store.publish(folder))
+
     def start(self, config: Mapping[str, Any], step: int) -> None:
         """Tell the trackers that the run goes on at a step."""
         self.team.together(lambda: self._start(config, step))

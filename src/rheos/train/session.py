@@ -86,6 +86,7 @@ class Session:
         else:
             checkpoint, folder = self.files.newest()
             self.engine.resume(checkpoint, folder)
+            self.files.publish(folder)
             self.done, self._before = checkpoint.step, float(checkpoint.state["seconds"])
         self.files.start(self.config, self.done)
 
