@@ -57,7 +57,14 @@ def disturbed(folder: Path, seconds: float, kills: int, rng: random.Random) -> t
     while True:
         child = fork.Process(target=train, args=(str(folder),))
         child.start()
-        child.join(rng.uniform(0.0, seconds) if len(story) < kills else None)
+        if len(story) == kills:
+            child.join()
+        elif rng.random() < 0.25:  # anywhere, most likely before the first step
+            child.join(rng.uniform(0.0, seconds))
+        else:  # while there is a run
+            while child.exitcode is None and not (folder / "config.json").exists():
+                child.join(0.002)
+            child.join(rng.uniform(0.0, seconds))
         if child.exitcode is not None:
             if child.exitcode:
                 raise SystemExit(f"A resumed training ended with status {child.exitcode}.")

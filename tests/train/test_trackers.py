@@ -2,12 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from rheos.core.errors import CheckpointError, MissingExtraError, OptionError
+from rheos.core.errors import CheckpointError, MissingExtraError, OptionError, RunError
 from rheos.train.trackers import JSONL, read_lines, trackers
 
 
@@ -97,6 +98,16 @@ def test_metrics_jsonl_is_cut_after_the_step_and_half_a_line_is_dropped(tmp_path
     tracker.close()
     assert file.read_text() == '{"step": 2, "loss": 1.0}\n{"step": 3, "loss": 0.1, "grad_norm": null}\n'
     assert read_lines(file)[-1] == {"step": 3, "loss": 0.1, "grad_norm": None}
+
+
+def test_a_line_that_finds_no_room_is_one_sentence(tmp_path):
+    tracker = JSONL(tmp_path)
+    tracker.start({}, 0)
+    tracker._file.close()
+    tracker._file = Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(RunError, match=r"metrics.jsonl cannot be written: No space left on device"):
+        tracker.log(1, {"loss": 0.5})
+    tracker.close()
 
 
 def test_a_line_that_is_no_figure_is_named(tmp_path):

@@ -18,14 +18,20 @@ def exp(z: Scalar) -> Scalar:
     """e^z; overflow gives infinity, as in tensors."""
     if isinstance(z, Tensor):
         return z.exp()
-    return math.exp(z) if z < 709.0 else math.inf
+    try:
+        return math.exp(z)
+    except OverflowError:
+        return math.inf
 
 
 def expm1(z: Scalar) -> Scalar:
     """e^z - 1 without cancellation; overflow gives infinity."""
     if isinstance(z, Tensor):
         return z.expm1()
-    return math.expm1(z) if z < 709.0 else math.inf
+    try:
+        return math.expm1(z)
+    except OverflowError:
+        return math.inf
 
 
 def log(z: Scalar) -> Scalar:

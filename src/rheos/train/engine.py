@@ -156,12 +156,13 @@ class Engine:
     @contextmanager
     def compiled(self) -> Iterator[None]:
         """Inside, the network runs compiled if that was asked for; names of weights do not change."""
+        before = self.field.net._compiled_call_impl
         if self.options.compile:
             self.field.net.compile(dynamic=False)
         try:
             yield
         finally:
-            self.field.net._compiled_call_impl = None
+            self.field.net._compiled_call_impl = before
 
     @contextmanager
     def sampling(self, average: bool) -> Iterator[None]:

@@ -1,12 +1,13 @@
 """The run directory as seen from any process: process 0 alone touches it, and errors reach everybody."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 from rheos.core import config as plain
-from rheos.core.errors import RheosError, RunError
+from rheos.core.errors import OptionError, RheosError, RunError
 from rheos.core.objectives import Objective
 from rheos.train.card import card
 from rheos.train.checkpoint import (
@@ -17,6 +18,7 @@ from rheos.train.checkpoint import (
     read_tensors,
     write_json,
     write_text,
+    writing,
 )
 from rheos.train.dist import Team
 from rheos.train.options import MAY_CHANGE, Options
@@ -119,11 +121,19 @@ class Files:
         for tracker in self._told:
             tracker.log(step, values)
 
-    def picture(self, step: int, path: Path | None) -> None:
-        """A picture, to every tracker."""
-        if path is not None and self.team.leads:
-            for tracker in self._told:
-                tracker.picture(step, "samples", path)
+    def picture(self, step: int, png: Callable[[], bytes]) -> None:
+        """A picture, into samples/ and to every tracker."""
+        self.team.together(lambda: self._picture(step, png()))
+
+    def _picture(self, step: int, png: bytes) -> None:
+        path = self.path / "samples" / f"step_{step:06d}.png"
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")
+            temporary.write_bytes(png)
+            temporary.replace(path)
+        for tracker in self._told:
+            tracker.picture(step, "samples", path)
 
     def describe(self, config: Mapping[str, Any], step: int, lines: list[dict[str, Any]]) -> None:
         """Write the run's README."""
@@ -148,11 +158,22 @@ class Files:
                 differ=differ,
             )
         new = {**config, "calibrated": old["calibrated"], "objective": old["objective"]}
-        if old["calibrated"] != config["calibrated"] and old["calibrated"] is not None:
-            objective = plain.load(old["calibrated"], name="objective")
+        if old["calibrated"] != config["calibrated"]:
+            objective = self._as_before(old["calibrated"], objective)
         if new != old:
             self.team.together(lambda: write_json(self.path / "config.json", new))
         return new, objective
+
+    def _as_before(self, stored: Any, objective: Objective) -> Objective:
+        try:
+            return plain.load(stored, name="objective")  # type: ignore[no-any-return]
+        except OptionError as error:
+            warnings.warn(
+                f"What was measured on the data before the first step of {self.path} is measured anew: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return objective
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

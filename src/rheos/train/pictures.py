@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -17,7 +16,6 @@ from rheos.core.objectives import Objective
 from rheos.core.sources import Gaussian
 from rheos.data.dataset import Data
 from rheos.sample.draw import draw_solution
-from rheos.train.checkpoint import writing
 from rheos.train.options import Options
 
 if TYPE_CHECKING:
@@ -75,14 +73,11 @@ class Pictures:
         pick = [members[i % len(members)] for i in range(self.count)]
         return torch.stack([rows[i // len(members) % len(rows)] for i, rows in enumerate(pick)])
 
-    def draw(
-        self, step: int, folder: Path | None, weights: Callable[[bool], AbstractContextManager[None]]
-    ) -> Path | None:
-        """Draw the samples and write the file; a field that gives NaN is warned of, not fatal.
+    def draw(self, step: int, weights: Callable[[bool], AbstractContextManager[None]]) -> dict[str, Tensor] | None:
+        """Draw the samples; a field that gives NaN is warned of, not fatal, and gives None.
 
         Args:
             step: Completed steps.
-            folder: The run directory; None draws without writing, as processes do that share a network.
             weights: The raw (False) or averaged (True) weights, as a with-block.
         """
         shown: dict[str, Tensor] = {}
@@ -93,15 +88,7 @@ class Pictures:
                 except NonFiniteError as error:
                     warnings.warn(f"No picture after step {step}: {error}", RuntimeWarning, stacklevel=2)
                     return None
-        if folder is None:
-            return None
-        path = folder / "samples" / f"step_{step:06d}.png"
-        with writing(path):
-            path.parent.mkdir(exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_bytes(self._png(shown, step))
-            temporary.replace(path)
-        return path
+        return shown
 
     def _samples(self) -> Tensor:
         solution = draw_solution(
@@ -110,7 +97,8 @@ class Pictures:
         assert isinstance(solution.x, Tensor)
         return solution.x
 
-    def _png(self, shown: dict[str, Tensor], step: int) -> bytes:
+    def png(self, shown: dict[str, Tensor], step: int) -> bytes:
+        """The samples as one PNG."""
         from rheos.show import beside, figure_png, grid, png, scatter, upscale
 
         if self.kind == "scatter":

@@ -125,8 +125,10 @@ class Session:
     def _show(self) -> None:
         if self.pictures is None or self.pictures.kind is None or self.files is None:
             return
-        path = self.pictures.draw(self.done, self.files.path if self.team.leads else None, self.engine.sampling)
-        self.files.picture(self.done, path)
+        pictures, done = self.pictures, self.done
+        shown = pictures.draw(done, self.engine.sampling)  # by every process: they may share the network
+        if shown is not None:
+            self.files.picture(done, lambda: pictures.png(shown, done))
 
     def _save(self) -> None:
         if not self.engine.finite():

@@ -6,6 +6,7 @@ told the same. All work without a network.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, final, runtime_checkable
@@ -64,8 +65,9 @@ class JSONL:
         """Pictures lie in samples/ already."""
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; a full disk has been complained of before."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
