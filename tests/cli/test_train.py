@@ -121,3 +121,8 @@ def test_a_foreign_entry_of_a_description_is_refused(tmp_path):
     path.write_text("{")
     with pytest.raises(OptionError, match="cannot be read as JSON"):
         read(path)
+
+
+def test_a_description_cannot_name_code_to_import(tmp_path):
+    with pytest.raises(OptionError, match="which a description cannot name"):
+        experiment({"data": {"source": "moons"}}, ['options.trackers=["os:system"]'])

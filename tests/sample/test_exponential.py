@@ -85,12 +85,10 @@ def test_ancestral_jumps_are_those_of_the_posterior(law, t, gap):
     assert math.isclose(std**2, variance, rel_tol=1e-6)
 
 
-@pytest.mark.parametrize("eta", [0.0, 1e-3, 0.3, 0.999, 1.0])
+@pytest.mark.parametrize("eta", [1e-3, 0.3, 0.999, 1.0])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_jump_spends_no_more_noise_than_there_is(schedule, eta):
     law = SCHEDULES[schedule]
-    if eta == 0:
-        return
     method = DDIM(eta=eta).bind(AffinePath(law), (0.0, 1.0))
     for t, end in ((0.0, 1e-3), (0.0, 0.5), (0.3, 0.3 + 1e-9), (0.5, 1.0), (0.9999, 1.0)):
         mean, std = method.jump(

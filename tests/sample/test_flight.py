@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from rheos.core import Field, Reply, Steer, merge, spread
+from rheos.core import AffinePath, Field, JointPath, Reply, Steer, merge, spread
 from rheos.core.errors import CheckpointError, OptionError, RunError, ShapeError
 from rheos.core.state import map_state
 from rheos.sample import CFG, DDIM, SDE, SOLVERS, Flight, Loop, UniPC, drive, join, load, save, solver, split
@@ -196,8 +196,6 @@ def test_the_fields_memory_is_joined_split_and_saved_with_its_rows(tmp_path):
 
 
 def test_dict_states_fly_too():
-    from rheos.core import AffinePath, JointPath
-
     class Turn(torch.nn.Module):
         def forward(self, x, t):
             return {"a": -x["a"] * t[:, None], "b": x["b"].cos()}

@@ -109,7 +109,10 @@ def experiment(given: Plain, changes: Sequence[str] = ()) -> Experiment:
         config = with_changes(config, later)
         torch.manual_seed(seed)
         field = plain.load(config["field"], expect=Field, name="field")
-    options = plain.load(config["options"], expect=Options, name="options")
+    options: Options = plain.load(config["options"], expect=Options, name="options")
+    own = [name for name in options.trackers if ":" in name]
+    if own:  # a file must not be able to import code
+        raise OptionError(f"The tracker {own[0]!r} is a class of your own, which a description cannot name. Use Python.")
     objective = plain.load(config["objective"], name="objective")
     steps = config["steps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any, Self, final
+from typing import Any, final
 
 __all__ = ["Bar"]
 
@@ -32,7 +32,7 @@ class Bar:
             self._task = self._bar.add_task("training", total=total, completed=start, speed="", loss="")
             self._start, self._begun = start, time.perf_counter()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Bar":
         if self._bar is not None:
             self._bar.start()
         return self

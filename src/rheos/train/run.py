@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from torch import Tensor
 
@@ -149,7 +149,7 @@ class Run:
         (folder / "README.md").write_text(card(self.config, self.step, self.metrics()), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path, weights: Weights | None, custom: Mapping[str, object] | None) -> Self:
+    def read(cls, path: Path, weights: Weights | None, custom: Mapping[str, object] | None) -> "Run":
         """See `load`."""
         config = read_config(path)
         folder = newest(path)
