@@ -87,3 +87,10 @@ def equal() -> Callable[[Run, Run], bool]:
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flushing to disk protects against power cuts, which tests do not have."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
+@pytest.fixture
+def untyped(request: pytest.FixtureRequest) -> None:
+    """For tests of wrong types, or of compiling: with types checked at every call, our own error comes too late."""
+    if request.config.getoption("jaxtyping_packages", default=None):
+        pytest.skip("types are checked at every call")

@@ -271,6 +271,7 @@ PICTURES = Data(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
           "net": nets.UNet(1)}, DataError, r"lives in the range \(0.0, 1.0\), the data deliver \(-1.0, 1.0\)"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("untyped")
 def test_what_does_not_fit_is_refused_before_a_directory_is_made(tmp_path, points, changes, error, message):
     net = changes.get("net") or nets.MLP(2)
     flow = core.Field(net, value_range=changes.get("range"))

@@ -34,6 +34,7 @@ from rheos.train.options import MAY_CHANGE
         ({"trackers": "wandb"}, "trackers is a list of names, got the text 'wandb'"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_values_outside_their_range_are_refused(changes, message):
     with pytest.raises(OptionError, match=message):
         Options(**changes)
@@ -49,6 +50,7 @@ def test_values_outside_their_range_are_refused(changes, message):
         ({"parallel": "fdsp"}, "fsdp"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_unknown_names_are_refused_with_near_names(changes, near):
     with pytest.raises(UnknownOptionError, match=f"did you mean .*{near}"):
         Options(**changes)

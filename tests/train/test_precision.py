@@ -83,6 +83,7 @@ def test_fp16_scales_the_loss_skips_steps_that_overflow_and_remembers_the_scale(
 
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("untyped")
 def test_a_compiled_run_learns_the_same_under_the_same_names(tmp_path, train, field):
     given = field()
     compiled, eager = train(tmp_path, of=given, compile=True, sample_every=6), train()

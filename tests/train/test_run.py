@@ -34,6 +34,7 @@ def test_a_run_comes_back_from_its_directory(tmp_path, train, equal, points):
     assert torch.equal(draw(run.field, 3, steps=2), draw(again.field, 3, steps=2))
 
 
+@pytest.mark.usefixtures("untyped")
 def test_raw_and_averaged_weights_are_chosen_by_name(tmp_path, train):
     run = train(tmp_path)
     names = {"ema": run.field, "raw": run.raw, None: run.field}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rheos.claims.harness import Say
 from rheos.claims.record import Figure, Outcome, spread
-from rheos.claims.timing import in_turn
+from rheos.claims.timing import in_turn, one_thread
 from rheos.core.base import Coupling
 from rheos.core.couplings import ExactOT, Independent
 from rheos.core.draws import Draws
@@ -60,6 +60,10 @@ class WeightedFlowMatching:
 
     def run(self, quick: bool, seeds: tuple[int, ...], progress: Say) -> Outcome:
         """See `Claim.run`."""
+        with one_thread():
+            return self._run(quick, seeds, progress)
+
+    def _run(self, quick: bool, seeds: tuple[int, ...], progress: Say) -> Outcome:
         plane = measure_plane(1000 if quick else 3000, 500 if quick else 2000, seeds, progress)
         progress("Timing training steps in turn.")
         times = step_times(7 if quick else 25)

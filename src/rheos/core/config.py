@@ -251,8 +251,10 @@ def _matched(value: Any, hint: Any) -> Any:
         return value if value is None else _NO
     if hint in (int, float):
         number = isinstance(value, int | float) if hint is float else isinstance(value, int)
-        return value if number and not isinstance(value, bool) else _NO
-    return value if not isinstance(hint, type) or isinstance(value, hint) else _NO
+        return hint(value) if number and not isinstance(value, bool) else _NO  # JSON does not tell 1 from 1.0
+    if not isinstance(hint, type) or getattr(hint, "_is_protocol", False):
+        return value
+    return value if isinstance(value, hint) else _NO
 
 
 def _tuple(value: Any, args: tuple[Any, ...]) -> Any:

@@ -26,6 +26,7 @@ def complete(tour: Tour) -> None:
     hidden = torch.where(mask.bool(), batch.x, 0.0)
     show = {"held-out pictures": batch.x, "what the flow saw": hidden}
     show |= {f"completion {k + 1}": x for k, x in enumerate(rows)}
+    tour.poster["lower halves filled in"] = torch.cat((hidden[:5], rows[0][:5], hidden[5:], rows[0][5:]))
     page = tour.page.heading("3. Steer it")
     page.text(
         "A plug-in of the sampling loop changes the course without touching the network. This one keeps the upper half "

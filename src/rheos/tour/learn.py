@@ -46,5 +46,7 @@ def learn(tour: Tour) -> None:
         tour.say(f"Sampling with {steps} step{'s' * (steps > 1)}.")
         solution = tour.sample(tour.run.field, options.samples, steps)
         row = tour.measure("learned", solution, steps)
+        if steps in (1, 20):
+            tour.poster[f"learned, {steps} step{'s' * (steps > 1)}"] = solution.x[:20]  # type: ignore[index]
         caption = f"{steps} step{'s' * (steps > 1)}, {row['evaluations']:g} network calls a sample"
         page.picture(tour.picture(solution.x[:20]), caption, sharp=True)  # type: ignore[index]

@@ -19,7 +19,7 @@ from rheos.metrics.features import NAMES, features
 from rheos.metrics.report import quality
 from rheos.metrics.transport import sliced_wasserstein
 from rheos.sample import CFG, Solution, draw_solution
-from rheos.show import Page, grid, png, upscale
+from rheos.show import Page, beside, grid, png, save_png, upscale
 from rheos.train import Run
 
 __all__ = ["CHAPTERS", "Tour", "TourOptions", "TourResult", "run_tour"]
@@ -93,6 +93,7 @@ class Tour:
         run: The trained flow, after the first chapter.
         fast: The straightened flow.
         rows: The table of quality.
+        poster: Samples that one picture of the whole tour shows, by title.
     """
 
     options: TourOptions
@@ -104,6 +105,7 @@ class Tour:
     run: Run | None = None
     fast: Run | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+    poster: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def guided(self) -> CFG | None:
@@ -194,6 +196,8 @@ def run_tour(
     page.footer(f"rheos tour, seed {options.seed}, {torch.get_num_threads()} threads, torch {torch.__version__}.")
     seconds = time.perf_counter() - begun
     report = page.save(options.out / "report.html")
+    sheets = {name: upscale(grid(train.to_pictures(x), 5), 200) for name, x in tour.poster.items()}
+    save_png(options.out / "tour.png", beside(sheets))
     record = {"options": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}}
     record |= {"rows": tour.rows, "seconds": seconds, "threads": torch.get_num_threads()}  # type: ignore[dict-item]
     write_whole(options.out / "tour.json", json.dumps(record, indent=1))

@@ -45,5 +45,7 @@ def straighten(tour: Tour) -> None:
     for steps in (1, 2):
         solution = tour.sample(tour.fast.field, options.samples, steps, guided=False)
         row = tour.measure("straightened", solution, steps)
+        if steps == 1:
+            tour.poster["straightened, 1 step"] = solution.x[:20]  # type: ignore[index]
         caption = f"After: {steps} step{'s' * (steps > 1)}, {row['evaluations']:g} network calls a sample, same noise"
         page.picture(tour.picture(solution.x[:20]), caption, sharp=True)  # type: ignore[index]
