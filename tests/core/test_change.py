@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rheos.core import AffinePath, Field, GeodesicPath, Query, UnitQuaternion
+from rheos.core import AffinePath, Field, GaussianMixtureField, GeodesicPath, Query, UnitQuaternion
 from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.sample import solve
 from strategies import SCHEDULES, gaussian, mixture, randn
@@ -63,3 +63,14 @@ def test_only_affine_paths_with_a_time_a_row_can_be_changed():
         Field(nn.Identity(), GeodesicPath(UnitQuaternion())).on("linear")
     with pytest.raises(OptionError, match="not one a variable"):
         gaussian().on("gvp").answer(Query({"a": randn(1, 1)}, {"a": 0.5}, (0.5, 1.0), {}))
+
+
+@pytest.mark.parametrize("native", ["linear", "gvp", "vp", "sub-vp", "ve", "edm", "ddpm"])
+@pytest.mark.parametrize("target", ["linear", "gvp", "vp", "ve"])
+def test_the_ends_of_time_have_finite_estimates(native, target):
+    """Beyond the native path's noise levels the nearest level answers."""
+    field = GaussianMixtureField(means=[[1.0, 0.0]], stds=[0.5], path=native).on(target)
+    x = torch.ones(3, 2, dtype=torch.float64)
+    for t in (0.0, 1.0, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)):
+        assert field(x, t).isfinite().all()
+        assert field.data(x, t).isfinite().all()

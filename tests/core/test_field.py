@@ -21,6 +21,7 @@ from rheos.core.errors import ConditionError, OptionError, SourceNotGaussianErro
 from rheos.core.paths import KINDS
 from rheos.core.routed import Wrapped
 from rheos.core.state import map_state
+from rheos.nets import UNet
 from strategies import SCHEDULES, batches, mixture, randn, times, untyped
 
 
@@ -305,3 +306,18 @@ def test_a_dict_state_flows_through_one_network():
     data = field.data(x, 0.5)
     expected = {n: field.path.paths[n].convert(v[n], x[n], 0.5, "velocity", "data") for n in "ab"}
     assert map_state(torch.sub, data, expected)["b"].abs().max() == 0
+
+
+def test_labels_that_the_network_does_not_have_are_refused_before_it_is_asked():
+    field = Field(UNet(channels=1, classes=10, width=8))
+    x = torch.zeros(2, 1, 8, 8)
+    for label, said in (([1, 12], "got 12"), ([-1, 3], "got -1")):
+        with pytest.raises(ConditionError, match=rf"label must lie in 0 .. 9, {said}"):
+            field(x, 0.5, label=torch.tensor(label))
+    assert field(x, 0.5, label=torch.tensor([3, 10])).shape == x.shape  # 10 is the null label
+
+
+def test_one_time_in_a_tensor_serves_all_rows():
+    field = Field(UNet(channels=1, width=8))
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(field(x, torch.tensor([0.5])), field(x, 0.5))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rheos.core import AffinePath, FlowMap, GaussianMixtureField, Query
-from rheos.core.errors import OptionError
+from rheos.core.errors import ConditionError, OptionError, TimeError
 from rheos.core.flowmap import consistency, ctm_average, eulerian_target, lagrangian_residual, semigroup_residual
 from rheos.core.state import expand
 from strategies import randn
@@ -129,3 +129,19 @@ def test_times_are_float32_for_a_float32_state():
             return x
 
     FlowMap(Sees())(torch.zeros(3, 2), 0.1, torch.tensor(0.5, dtype=torch.float64))
+
+
+def test_a_flow_map_checks_times_and_conditions():
+    class Zero(torch.nn.Module):
+        def forward(self, x, s, t):
+            return 0 * x
+
+    flow, x = FlowMap(Zero()), torch.zeros(4, 2)
+    with pytest.raises(TimeError, match=r"Times lie in \[0, 1\], got 2.0"):
+        flow.jump(x, 0.0, 2.0)
+    with pytest.raises(TimeError, match=r"got dtype torch\.int64"):
+        flow.jump(x, torch.tensor([0, 0, 0, 0]), 1.0)
+    with pytest.raises(TimeError, match=r"got \(3,\)"):
+        flow.jump(x, 0.0, torch.rand(3))
+    with pytest.raises(ConditionError, match="Unknown condition label"):
+        flow.jump(x, 0.0, 1.0, label=torch.zeros(4))

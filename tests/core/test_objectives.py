@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rheos.core import Draws, Field, FlowMatching, Gibbs, GivenPairs
+from rheos.core import Draws, Field, FlowMatching, Gibbs, GivenPairs, ShiftedTime, TwoTimes
 from rheos.core.errors import OptionError, ShapeError, UnknownOptionError
 from rheos.core.sources import FromCondition
 
@@ -133,6 +133,10 @@ def test_wrong_options_are_refused():
         FlowMatching(times="logit-norml")
     with pytest.raises(UnknownOptionError, match="loss_on 'velocty'"):
         FlowMatching(loss_on="velocty")
-    x1, cond, _ = batch()
+    with pytest.raises(OptionError, match="TwoTimes is for flow maps"):
+        FlowMatching(times=TwoTimes("uniform"))
+    x1, cond, draws = batch()
+    with pytest.raises(OptionError, match="shifted twice: by k=3 in the law and by shift=2 on the field"):
+        FlowMatching(times=ShiftedTime("uniform", 3.0)).prepare(Field(Linear(), shift=2.0), x1, cond, draws)
     with pytest.raises(ShapeError, match="draws have 3 rows for a batch of 8"):
         FlowMatching().prepare(Field(Linear()), x1, cond, Draws.training(0, 0, 3))

@@ -68,6 +68,28 @@ def test_another_recipe_never_overwrites_a_store(field, tmp_path):
     assert (tmp_path / "p" / "x1.npy").read_bytes() == before
 
 
+def test_pairs_of_another_teacher_or_other_conditions_are_not_taken_for_these(field, tmp_path):
+    generate(field, tmp_path / "p", 4, recipe=Recipe(steps=2))
+    other = GaussianMixtureField(means=[[5.0, 0.0]], stds=[0.5])
+    with pytest.raises(RunError, match="other teacher"):
+        generate(other, tmp_path / "p", 4, recipe=Recipe(steps=2))
+    classes = GaussianMixtureField(means=[[-2.0], [2.0]], stds=[0.1, 0.1], labels=[0, 1])
+    for k in (0, 1):
+        label = {"label": torch.full((4,), k)}
+        if k == 0:
+            generate(classes, tmp_path / "q", 4, recipe=Recipe(steps=2), cond=label)
+        else:
+            with pytest.raises(RunError, match="other teacher"):
+                generate(classes, tmp_path / "q", 4, recipe=Recipe(steps=2), cond=label)
+
+
+def test_a_folder_of_something_else_is_left_alone(field, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="is not empty and holds no pairs"):
+        generate(field, tmp_path, 4)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_a_missing_truncated_or_newer_store_is_named(field, tmp_path):
     with pytest.raises(RunError, match="holds no pairs"):
         PairStore(tmp_path)

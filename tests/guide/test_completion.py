@@ -40,6 +40,11 @@ def test_a_full_mask_returns_the_known_data_and_an_empty_one_changes_nothing(fie
     torch.testing.assert_close(free, plain, atol=1e-5, rtol=1e-5)  # data and back to velocity rounds
 
 
+def test_holes_may_hold_nan(field):
+    y = torch.tensor([[-3.0, float("nan")]])
+    assert torch.isfinite(restore(field, y, Inpaint(MASK), steps=5)).all()
+
+
 def test_rows_do_not_depend_on_their_batch_mates(field):
     y = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [-2.5, 0.0]])
     seeds = [5, 6, 7]
@@ -67,6 +72,10 @@ def test_bad_input_is_refused_before_any_step(field):
         restore(field, torch.zeros(2, 3), Inpaint(torch.ones(1, 3)))
     with pytest.raises(OptionError, match="repeats must be at least 1"):
         Completion(y, MASK, repeats=0)
+    with pytest.raises(OptionError, match=r"Use Inpaint\(mask\)"):
+        restore(field, y, MASK)
+    with pytest.raises(OptionError, match="mask must be a tensor, got ndarray"):
+        restore(field, y, Inpaint(MASK.numpy()))
     with pytest.raises(OptionError, match="one sample for each row of y"):
         restore(field, y, Inpaint(MASK), n=3)
     field.value_range = (-1.0, 1.0)

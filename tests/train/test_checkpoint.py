@@ -152,7 +152,17 @@ def test_other_peoples_files_are_not_overwritten(tmp_path, train):
     (tmp_path / "model.safetensors").write_bytes(b"precious")
     with pytest.raises(RunError, match=r"holds model.safetensors but no config.json, so it is no run of rheos"):
         train(tmp_path, resume=True)
-    assert (tmp_path / "model.safetensors").read_bytes() == b"precious"
+    assert _tree(tmp_path) == {"model.safetensors": b"precious"}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_configuration_of_another_program_is_not_taken_for_a_run(tmp_path, train, resume):
+    (tmp_path / "config.json").write_text('{"model_type": "other"}')
+    (tmp_path / ".notes.tmp").write_text("mine")
+    before = _tree(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config.json is no run of rheos: it lacks"):
+        train(tmp_path, resume=resume)
+    assert _tree(tmp_path) == before
 
 
 def test_checkpoints_whose_configuration_was_lost_are_not_overwritten(tmp_path, train):

@@ -112,7 +112,9 @@ def experiment(given: Plain, changes: Sequence[str] = ()) -> Experiment:
     options: Options = plain.load(config["options"], expect=Options, name="options")
     own = [name for name in options.trackers if ":" in name]
     if own:  # a file must not be able to import code
-        raise OptionError(f"The tracker {own[0]!r} is a class of your own, which a description cannot name. Use Python.")
+        raise OptionError(
+            f"The tracker {own[0]!r} is a class of your own, which a description cannot name. Use Python."
+        )
     objective = plain.load(config["objective"], name="objective")
     steps = config["steps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

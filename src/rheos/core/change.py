@@ -6,6 +6,8 @@ rescaled, the data and noise estimates stay, and the velocity is formed with the
 Reference: https://arxiv.org/abs/2510.21890; 2-Rectified Flow++, Lee et al. (2024), for VE to linear.
 """
 
+from torch import Tensor
+
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
@@ -46,6 +48,11 @@ class OnPath(Wrapped):
     def _target_time(self, t: float) -> float:
         return float(self.target.law.t_of_lam(self.native.law.lam(t)))
 
+    def _inside(self, t: float | Tensor) -> float | Tensor:
+        """The nearest time at which both paths have finite coefficients."""
+        low, high = self.finite
+        return t.clamp(low, high) if isinstance(t, Tensor) else min(max(t, low), high)
+
     def answer(self, q: Query) -> Reply:
         """Ask the native field for its own prediction at the matching time, and form the rest from that.
 
@@ -54,6 +61,8 @@ class OnPath(Wrapped):
         """
         if isinstance(q.t, dict):
             raise OptionError("A field on another path takes one time a row, not one a variable.")
+        q = q._replace(t=self._inside(q.t))
+        assert not isinstance(q.t, dict)
         own, factor = self.native.change(self.target, q.t)
         x = scale(factor, q.x)
         reply = self.base.answer(q._replace(x=x, t=own, kind=self.base.predicts))

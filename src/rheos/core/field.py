@@ -137,7 +137,23 @@ class Field(nn.Module):
 
     def _estimate(self, kind: Kind, x: State, t: Time, cond: Cond) -> State:
         t = check_time(t, x)
+        if "label" in cond:
+            self.check_label(cond["label"])
         return self.answer(Query(x, t, (t, t), cond, kind, grad=torch.is_grad_enabled())).value
+
+    def check_label(self, label: Tensor) -> None:
+        """Raise `ConditionError` for a class that the network does not have (looked at on a CPU only).
+
+        The number of classes itself is the null label.
+        """
+        classes = int((getattr(self.net, "config", None) or {}).get("classes", 0) or 0)
+        if not isinstance(label, Tensor):
+            raise ConditionError(f"label must be a tensor with a row a sample, got {type(label).__name__}.")
+        if not classes or not label.numel() or label.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        low, high = (int(v) for v in label.aminmax())
+        if low < 0 or high > classes:
+            raise ConditionError(f"label must lie in 0 .. {classes - 1}, got {low if low < 0 else high}.")
 
     def check_score(self) -> None:
         """Raise `SourceNotGaussianError` where a score has no meaning."""
@@ -170,7 +186,7 @@ class Field(nn.Module):
             return torch.full((first.shape[0],), t, dtype=self._clock, device=first.device)
         if isinstance(t, Tensor):
             t = t.to(device=device_of(x), dtype=self._clock)
-            return t.expand(rows(x)) if t.ndim == 0 else t
+            return t.expand(rows(x), *t.shape[1:]) if t.ndim == 0 or t.shape[0] == 1 else t
         return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
     def null(self, cond: Cond) -> Cond:

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rheos.core.errors import OptionError
+from rheos.core.errors import ConditionError, OptionError
+from rheos.core.field import check_time
 from rheos.core.paths import AffinePath, Path, Time
 from rheos.core.query import Query, Reply
 from rheos.core.state import expand
@@ -47,7 +48,17 @@ class FlowMap(nn.Module):
         self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
 
     def forward(self, x: Tensor, s: Time, t: Time, **cond: Tensor) -> Tensor:
-        """The average velocity between s and t of the flow through x at s."""
+        """The average velocity between s and t of the flow through x at s.
+
+        Raises:
+            TimeError: For integer times, times outside [0, 1], or of another shape than () and (B,).
+            ConditionError: For conditions that the network does not know.
+        """
+        unknown = sorted(cond.keys() - self.conditions)
+        if unknown:
+            raise ConditionError(
+                f"Unknown condition {', '.join(unknown)}; this network takes: {sorted(self.conditions)}."
+            )
         return cast(Tensor, self.net(x, _clock(s, x), _clock(t, x), **cond))
 
     def jump(self, x: Tensor, s: Time, t: Time, **cond: Tensor) -> Tensor:
@@ -70,6 +81,7 @@ class FlowMap(nn.Module):
 def _clock(t: Time, x: Tensor) -> Tensor:
     if isinstance(t, dict):
         raise OptionError("A flow map has one time a row, not one a variable.")
+    check_time(t, x)
     clock = torch.float64 if x.dtype == torch.float64 else torch.float32
     return torch.as_tensor(t, dtype=clock, device=x.device).expand(x.shape[0])
 

@@ -207,8 +207,13 @@ class Gibbs(Coupling):
         if costs.device.type == "cpu":
             if not bool(costs.isfinite().all()):
                 raise NonFiniteError("A pair's cost is NaN or infinite; check the source, the data and the cost.")
-            if not self.half_steps:
-                _warn_if_starved(share, costs, epsilon)
+            if not self.half_steps and float(share) < 0.1:
+                warnings.warn(
+                    f"Gibbs weights with epsilon={epsilon:.3g} leave less than a tenth of a batch at work; "
+                    "epsilon='auto' finds one that keeps half.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         return Pairs(x0, x1, cond, self._normalised(log), logs={"ess": share})
 
     def _normalised(self, log: Tensor) -> Tensor:

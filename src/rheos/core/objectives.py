@@ -22,7 +22,7 @@ from rheos.core.premetrics import premetric
 from rheos.core.query import Query
 from rheos.core.sources import Gaussian, source
 from rheos.core.state import State, rows, select, where_rows
-from rheos.core.times import shifted, times
+from rheos.core.times import TwoTimes, shifted, times
 from rheos.core.weights import Weight, weight
 
 __all__ = ["FlowMatching", "Objective", "Plan"]
@@ -133,6 +133,8 @@ class FlowMatching:
         object.__setattr__(self, "coupling", coupling(self.coupling))
         object.__setattr__(self, "source", source(self.source))
         object.__setattr__(self, "times", times(self.times))
+        if isinstance(self.times, TwoTimes):
+            raise OptionError("Flow matching draws one time a row; TwoTimes is for flow maps.")
         object.__setattr__(self, "premetric", premetric(self.premetric))
         object.__setattr__(self, "weight", weight(self.weight))
 
@@ -189,10 +191,12 @@ class FlowMatching:
 
     def loss(self, field: Field, plan: Plan) -> Loss:
         """One loss a row."""
+        own = self.loss_on or field.predicts
         low, high = field.finite
+        if own == "score":  # a score grows without bound at both ends
+            low, high = max(low, 1e-3), min(high, 1 - 1e-3)
         t = plan.t if isinstance(plan.t, dict) or (low, high) == (0.0, 1.0) else plan.t.clamp(low, high)
         sample = field.path.sample(plan.x0, plan.x1, t)
-        own = self.loss_on or field.predicts
         told = field.answer(Query(sample.xt, t, (t, t), plan.cond, own, grad=torch.is_grad_enabled()))
         metric = self.parts.premetric
         context = Context(sample.xt, t)  # type: ignore[arg-type]

@@ -211,6 +211,11 @@ def shifted(law: str | TimeDistribution, k: float) -> TimeDistribution:
     whole = times(law)
     if k == 1.0:
         return whole
+    if isinstance(whole, ShiftedTime):
+        raise OptionError(
+            f"The times are shifted twice: by k={whole.k:g} in the law and by shift={k:g} on the field. "
+            "Keep the field's: sampling reads it too."
+        )
     if isinstance(whole, OneTime):
         return ShiftedTime(whole, k)
     if isinstance(whole, TwoTimes):

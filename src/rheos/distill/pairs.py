@@ -8,6 +8,7 @@ function of its own seed, a continued store equals an uninterrupted one.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
 
@@ -141,7 +142,7 @@ def generate(
 
     Raises:
         OptionError: For n < 1, a field without a shape, or conditions that cannot be made up.
-        RunError: If the folder holds a store of another recipe.
+        RunError: If the folder holds a store of another recipe, teacher or conditions, or anything else.
     """
     recipe = recipe or Recipe()
     if n < 1:
@@ -156,6 +157,7 @@ def generate(
         "n": n,
         "done": 0,
         "recipe": asdict(recipe),
+        "teacher": _fingerprint(field, given),
         "shape": list(field.shape),
         "value_range": field.value_range,
         "conditions": sorted(given),
@@ -182,6 +184,16 @@ def generate(
     return PairStore(folder)
 
 
+def _fingerprint(field: Field, given: Cond) -> str:
+    """What the pairs depend on beside the recipe: the teacher's weights and meaning, and the conditions."""
+    digest = blake2b(digest_size=16)
+    digest.update(repr((field.path, field.predicts, field.shift)).encode())
+    for name, value in [*field.state_dict().items(), *sorted(given.items())]:
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _conditions(field: Field, n: int, cond: Cond | None) -> Cond:
     """The given conditions, with balanced labels where a class-conditional field gets none."""
     given = dict(cond or {})
@@ -199,11 +211,20 @@ def _open(folder: Path, about: dict[str, Any], given: Cond) -> tuple[dict[str, n
     """Writable maps of a new or an unfinished store, and how many rows are complete."""
     index = folder / "store.json"
     if index.exists():
-        old = json.loads(index.read_text())
-        if {**old, "done": 0} != json.loads(json.dumps(about)):
-            raise RunError(f"{folder} holds pairs of another recipe. Choose another folder, or delete this one.")
+        try:
+            old = json.loads(index.read_text())
+        except ValueError as error:
+            raise DataError(f"{index} is damaged: {error}. Delete the folder and generate again.") from error
+        other = [k for k, v in json.loads(json.dumps(about)).items() if k != "done" and old.get(k) != v]
+        if other:
+            raise RunError(
+                f"{folder} holds pairs of another recipe (other {', '.join(other)}). "
+                "Choose another folder, or delete this one."
+            )
         names = ["x0", "x1", "seed", *(f"cond_{n}" for n in given)]
         return {n: np.load(folder / f"{n}.npy", mmap_mode="r+", allow_pickle=False) for n in names}, int(old["done"])
+    if folder.is_dir() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty and holds no pairs. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     n, shape = about["n"], tuple(about["shape"])
     maps: dict[str, np.memmap] = {}

@@ -48,15 +48,19 @@ class Completion(Steer):
         check_choice("mode", self.mode, ("project", "replace"))
         if self.repeats < 1:
             raise OptionError(f"repeats must be at least 1, got {self.repeats}.")
+        if not isinstance(self.mask, Tensor):
+            raise OptionError(f"mask must be a tensor, got {type(self.mask).__name__}. Use torch.as_tensor(mask).")
         try:
             mask = torch.broadcast_to(self.mask, self.known.shape)
         except RuntimeError as error:
             raise ShapeError(
-                f"The mask {tuple(self.mask.shape)} does not broadcast to the data {tuple(self.known.shape)}."
+                f"The mask {tuple(self.mask.shape)} does not broadcast to the data {tuple(self.known.shape)}. "
+                "A mask without channels needs an axis for them: mask[:, None]."
             ) from error
         if not bool(((self.mask == 0) | (self.mask == 1)).all()):
             raise OptionError("A mask holds 0 (to fill in) and 1 (to keep), or booleans.")
         object.__setattr__(self, "mask", mask.to(torch.bool))
+        object.__setattr__(self, "known", torch.where(self.mask, self.known, 0.0))  # holes may be NaN
 
     @property
     def numbers(self) -> dict[str, float | Tensor]:

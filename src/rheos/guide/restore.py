@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from rheos.core.errors import OptionError, ShapeError, check_choice
@@ -32,7 +33,7 @@ class Inpaint:
         return x * self.mask.to(x)
 
 
-METHODS: dict[str, Callable[[Tensor, Inpaint], Steer]] = {
+METHODS: dict[str, Callable[[Tensor, Inpaint], Completion]] = {
     "complete": lambda y, op: Completion(y, op.mask),
     "repaint": lambda y, op: Completion(y, op.mask, mode="replace", repeats=5),
 }
@@ -69,12 +70,14 @@ def restore(
         DataError: If y lies far outside the field's value range.
     """
     check_choice("method", method, METHODS)
+    if not isinstance(operator, Inpaint):
+        raise OptionError(f"operator says how y came from the data, got {type(operator).__name__}. Use Inpaint(mask).")
     if "n" in options or "source" in options:
         raise OptionError("restore draws one sample for each row of y: repeat rows of y for several.")
     if field.shape is not None and tuple(y.shape[1:]) != field.shape:
         raise ShapeError(f"y has rows of shape {tuple(y.shape[1:])}, the field's data {field.shape}.")
-    check_range(y, field.value_range, "y")
     steer = METHODS[method](y, operator)
+    check_range(torch.where(steer.mask, y, 0.0), field.value_range, "the visible part of y")
     shape = tuple(y.shape[1:])
     more: tuple[Steer, ...] = tuple(options.pop("steers", ()))  # type: ignore[arg-type]
     return draw(field, len(y), steps=steps, solver=solver, steers=(*more, steer), shape=shape, **options)  # type: ignore[arg-type]

@@ -95,6 +95,10 @@ class Conditions:
                 missing=missing,
             )
         for name, value in cond.items():
+            if not isinstance(value, Tensor):
+                raise ConditionError(
+                    f"{name} must be a tensor with a row a sample, got {type(value).__name__}.", name=name
+                )
             if not self._fits(name, value, rows):
                 kind = "int64" if name == "label" else "float"
                 raise ConditionError(

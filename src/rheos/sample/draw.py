@@ -75,11 +75,8 @@ def conditions(field: Field, n: int, given: dict[str, object]) -> Cond:
         if len(v) != n:
             raise ConditionError(f"{name} has {len(v)} rows for {n} samples; give one value, or one a sample.")
         cond[name] = v
-    classes = int(getattr(field.net, "config", {}).get("classes", 0) or 0)
-    if "label" in cond and classes:
-        low, high = int(cond["label"].min()), int(cond["label"].max())
-        if low < 0 or high > classes:  # the value `classes` is the null label
-            raise ConditionError(f"label must lie in 0 .. {classes - 1}, got {low if low < 0 else high}.")
+    if "label" in cond:
+        field.check_label(cond["label"])
     return field.complete(cond, n)
 
 

@@ -77,6 +77,7 @@ class Store:
 
     def __init__(self, path: Path, resume: bool, keep: int) -> None:
         self.path, self.keep = path, keep
+        self._check(resume)  # before anything is touched: the directory may be somebody else's
         with writing(path):
             (path / "state").mkdir(parents=True, exist_ok=True)
             self._lock = (path / "state" / "lock").open("a")
@@ -84,8 +85,7 @@ class Store:
             self._take()
             self._check(resume)
             with writing(path):
-                for leftover in (*path.glob("state/tmp-*"), *path.glob(".*.tmp"), *path.glob("samples/.*.tmp")):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                self._sweep()
         except BaseException:
             self.close()
             raise
@@ -109,8 +109,18 @@ class Store:
         except OSError:
             pass  # a file system without locks
 
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written, and a beginning from which nothing was learned."""
+        halves = [self.path / f".{name}.tmp" for name in _OURS]
+        begun = self.path / "state" / "step-0000000"
+        if begun.exists() and not self.began:
+            begun.rename(begun.with_name("tmp-begun"))
+        for leftover in (*self.path.glob("state/tmp-*"), *halves, *self.path.glob("samples/.*.tmp")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
     def _check(self, resume: bool) -> None:
         if self.began:
+            read_config(self.path)
             if not resume:
                 newest = self.newest()
                 raise RunError(
@@ -120,10 +130,7 @@ class Store:
             return
         steps = [f.name for f in self.path.glob("state/step-*")]
         there = steps or [name for name in _OURS if (self.path / name).exists()]
-        if there == ["step-0000000"]:  # a beginning that was cut short; nothing was learned yet
-            with writing(self.path):
-                (self.path / "state" / there[0]).rename(self.path / "state" / "tmp-begun")
-        elif there:
+        if there and there != ["step-0000000"]:  # that alone is a beginning that was cut short
             raise RunError(
                 f"{self.path} holds {', '.join(there)} but no config.json, so it is no run of rheos. "
                 "Choose another directory."

@@ -27,9 +27,12 @@ def check(field: Field, objective: Objective, data: Data, steps: int, options: O
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number of at least 1, got {steps!r}.")
+    if not isinstance(data, Data):
+        raise OptionError(f"fit learns from a Data, got {type(data).__name__}. Read it: rheos.data.load(x).")
     if not any(p.requires_grad for p in field.parameters()):
         raise OptionError(
-            "The field has no weights to train. Give it a network with parameters that require gradients."
+            "The field has no weights to train. Give it a network with parameters that require gradients; the field "
+            "of a finished run is frozen: copy.deepcopy(run.field).requires_grad_(True)."
         )
     device = next(field.parameters()).device.type
     if options.precision == "fp16" and device != "cuda":
