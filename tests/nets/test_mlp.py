@@ -45,3 +45,12 @@ def test_impossible_options_are_refused():
         MLP(2, depth=0)
     with pytest.raises(OptionError, match=r"must be even .*got 3"):
         MLP(2, time_features=3)
+
+
+def test_autocast_does_not_round_the_time():
+    net = MLP(2, hidden=8, depth=1)
+    x = torch.zeros(1, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, b = (net._enter(x, torch.tensor([t]), None) for t in (0.5, 0.501))
+    slope = net.first.weight[:, -1]
+    torch.testing.assert_close(b - a, 0.001 * slope[None], rtol=1e-2, atol=1e-7)

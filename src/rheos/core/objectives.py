@@ -7,7 +7,7 @@ accumulated halves have one gradient.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -63,6 +63,7 @@ class Plan(NamedTuple):
         )
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What `train.fit` minimises."""
 

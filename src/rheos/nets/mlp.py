@@ -123,6 +123,12 @@ class MLP(Net):
         if not self.raw_time:
             return self.first(parts[0] if c is None else torch.cat(parts, 1))  # type: ignore[no-any-return]
         clock = t[:, None]
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                inputs = torch.cat(
+                    (*(p.to(self.first.weight.dtype) for p in parts), clock.to(self.first.weight.dtype)), 1
+                )
+                return self.first(inputs)  # type: ignore[no-any-return]
         if x.dtype == t.dtype or x.dtype == torch.float64:
             return self.first(torch.cat((*parts, clock.to(x.dtype)), 1))  # type: ignore[no-any-return]
         inputs = torch.cat((*(p.to(t.dtype) for p in parts), clock), 1)

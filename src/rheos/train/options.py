@@ -56,7 +56,7 @@ class Options:
     """
 
     batch: int = 128
-    lr: float = 1e-3
+    lr: float = 2e-3
     optimiser: Literal["adamw", "adam"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
