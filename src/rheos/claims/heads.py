@@ -87,5 +87,5 @@ def train_head(data: Data, kind: Kind, steps: int, seed: int, hidden: int = 160)
         torch.manual_seed(seed)
         net = Gated(every[0].numel(), hidden, sigma_data if kind == "edm" else None)
     field = Field(net, AffinePath("linear", sigma_data=sigma_data), kind)
-    options = Options(seed=seed, sample_every=0, save_every=0, log_every=max(steps, 1))
+    options = Options(lr=1e-3, seed=seed, sample_every=0, save_every=0, log_every=max(steps, 1))
     return fit(field, FlowMatching(weight=Split()), data, steps=steps, options=options, progress=False).field

@@ -98,7 +98,7 @@ def train_plane(coupling: Coupling, steps: int, seed: int) -> Field:
         net = MLP(2, hidden=64, depth=3, activation="selu")
     flow = Field(net, gaussian=False)
     options = Options(
-        batch=256, optimiser="adam", betas=(0.9, 0.999), warmup=0, decay="constant", clip=0.0, ema=0.0, seed=seed,
+        batch=256, lr=1e-3, optimiser="adam", betas=(0.9, 0.999), warmup=0, decay="constant", clip=0.0, ema=0.0, seed=seed,
         sample_every=0, save_every=0, log_every=steps,
     )  # fmt: skip
     return fit(
@@ -174,7 +174,7 @@ def measure_digits(steps: int, rows: int, seeds: tuple[int, ...], progress: Say)
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)
                 flow = Field(MLP(64, hidden=160, depth=2, activation="silu", residual=True, time_features=64))
-            options = Options(seed=seed, sample_every=0, save_every=0, log_every=steps)
+            options = Options(lr=1e-3, seed=seed, sample_every=0, save_every=0, log_every=steps)
             run = fit(flow, FlowMatching(coupling=coupling), train, steps=steps, options=options, progress=False)
             x = draw(run.field, rows, steps=4, solver="euler", seed=10_000)
             distances[name].append(frechet(net.features(x), real))
