@@ -98,8 +98,8 @@ def train_plane(coupling: Coupling, steps: int, seed: int) -> Field:
         net = MLP(2, hidden=64, depth=3, activation="selu")
     flow = Field(net, gaussian=False)
     options = Options(
-        batch=256, lr=1e-3, optimiser="adam", betas=(0.9, 0.999), warmup=0, decay="constant", clip=0.0, ema=0.0, seed=seed,
-        sample_every=0, save_every=0, log_every=steps,
+        batch=256, lr=1e-3, optimiser="adam", betas=(0.9, 0.999), warmup=0, decay="constant", clip=0.0, ema=0.0,
+        seed=seed, sample_every=0, save_every=0, log_every=steps,
     )  # fmt: skip
     return fit(
         flow, objective(coupling), toy("moons", 100_000, seed), steps=steps, options=options, progress=False
