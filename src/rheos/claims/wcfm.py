@@ -31,8 +31,8 @@ COUPLINGS: Mapping[str, Coupling] = {"I-CFM": Independent(), "OT-CFM": ExactOT()
 FIGURES = ("path energy", "W2", "one-step W2")
 TRIED = (
     "What happens on digits (Fréchet distance, seed 0): weighting straightens, so it is ahead with one step (33 "
-    "against 55) and two (5.6 against 6.5); from four steps on it is behind (2.7 against 2.3; 1.6 against 0.93 with 100), so "
-    "the flow that it learns in 4,000 steps is itself further from the data.",
+    "against 55) and two (5.6 against 6.5); from four steps on it is behind (2.7 against 2.3; 1.6 against 0.93 with "
+    "100), so the flow that it learns in 4,000 steps is itself further from the data.",
     "Tried on digits, four steps, seed 0, against 2.32 without weights: epsilon that keeps nine tenths of the pairs at "
     "work, 2.34; starting from the tilted source, 2.96; one Sinkhorn half-step on the weights, 2.57.",
 )

@@ -34,10 +34,10 @@ class Options:
     data: str = "mnist5k"
     out: Path = Path("runs/tour")
     size: int | None = None
-    steps: int = 1200
-    pairs: int = 4096
-    reflow_steps: int = 700
-    plane_steps: int = 1500
+    steps: int = 900
+    pairs: int = 3072
+    reflow_steps: int = 450
+    plane_steps: int = 1000
     samples: int = 1000
     guidance: float = 1.5
     seed: int = 0

@@ -38,7 +38,7 @@ def learn(tour: Tour) -> None:
         """
         data  = rheos.data.load("mnist5k", size=16)
         field = core.Field(nets.suggest(data.shape, classes=data.classes))
-        run   = train.fit(field, core.FlowMatching(), data, steps=1200, out="runs/mine")
+        run   = train.fit(field, core.FlowMatching(), data, steps=900, out="runs/mine")
         x     = sample.draw(run.field, n=100, steps=20, solver="euler", guidance=1.5, label=3)
         """.replace("        ", "")
     )

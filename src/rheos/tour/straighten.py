@@ -35,8 +35,8 @@ def straighten(tour: Tour) -> None:
     )
     page.code(
         """
-        pairs = distill.generate(run.field, "runs/pairs", 4096, recipe=distill.Recipe(guidance=1.5))
-        fast  = distill.reflow(run.field, pairs, steps=700, out="runs/fast")
+        pairs = distill.generate(run.field, "runs/pairs", 3072, recipe=distill.Recipe(guidance=1.5))
+        fast  = distill.reflow(run.field, pairs, steps=450, out="runs/fast")
         x     = sample.draw(fast.field, n=100, steps=1, solver="euler", label=3)
         """.replace("        ", "")
     )
