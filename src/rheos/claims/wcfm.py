@@ -77,7 +77,7 @@ class WeightedFlowMatching:
         times = step_times(7 if quick else 25)
         cost = times["W-CFM, 256"] / times["I-CFM, 256"]
         transport = times["OT-CFM, 2048"] / times["I-CFM, 2048"]
-        limits = (0.8, 1.3, 1.0, 1.5, 2.0, 1.5) if quick else (0.35, 1.1, 0.85, 1.15, 3.0, 1.0)
+        limits = (1.0, 1.1, 1.0, 1.5, 2.0, 1.0) if quick else (0.35, 1.1, 0.85, 1.15, 3.0, 1.0)
         ratios = [plane.mean(f, "W-CFM") / plane.mean(f, "I-CFM") for f in FIGURES]
         digits, notes = measure_digits(600 if quick else 4000, 500 if quick else 2000, seeds, progress)
         figures = (
