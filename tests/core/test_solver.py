@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rheos.core import AffinePath, GeodesicPath, Jump, UnitQuaternion
 from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.core.solver import DONE, combination, elapsed, times, weighted
-from rheos.sample import DDIM, DPM2M, SDE, SOLVERS, Euler, RungeKutta, UniPC, solver
+from rheos.sample import DDIM, SDE, SOLVERS, DPMSolver, Euler, UniPC, solver
 from strategies import gaussian, randn
 
 SPHERE = GeodesicPath(UnitQuaternion())
@@ -55,7 +55,7 @@ def test_tell_is_the_mean_of_its_jump_plus_noise(method, rows):
     assert float(torch.as_tensor(std).min()) > 0
 
 
-LEADING = [n for n in SOLVERS if not solver(n).adaptive and not isinstance(solver(n), RungeKutta)]
+LEADING = [n for n in SOLVERS if solver(n).leads]
 
 
 @pytest.mark.parametrize("name", LEADING)
@@ -86,7 +86,7 @@ def test_a_solver_says_what_it_is(name):
             bound.jump(bound.init(randn(1, 1)), randn(1, 1))
 
 
-@pytest.mark.parametrize("method", [DDIM(), DPM2M(), UniPC(), SDE()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", [DDIM(), DPMSolver(), UniPC(), SDE()], ids=lambda m: type(m).__name__)
 def test_exponential_and_stochastic_solvers_need_an_affine_path(method):
     with pytest.raises(OptionError, match=r"coefficients of an affine path.*GeodesicPath.*euler, midpoint, heun"):
         method.bind(SPHERE, (0.0, 1.0))
@@ -106,17 +106,17 @@ def test_noise_needs_a_gaussian_source():
 
 
 def test_moving_a_state_keeps_the_history_unless_it_restarts():
-    bound = DPM2M().bind(AffinePath(), (0.0, 1.0))
+    bound = DPMSolver().bind(AffinePath(), (0.0, 1.0))
     s = bound.tell(bound.start(bound.init(randn(2, 1)), 0.2, 0.4), randn(2, 1, seed=1))
     y = randn(2, 1, seed=2)
-    assert torch.equal(bound.move(s, y)["last"], s["last"])
+    assert torch.equal(bound.move(s, y)["past"][0], s["past"][0])
     fresh = bound.move(s, y, restart=True)
-    assert fresh["last"] is None
+    assert fresh["past"] == ()
     assert torch.equal(fresh["x"], y)
     pc = UniPC().bind(AffinePath(), (0.0, 1.0))
     s = pc.tell(pc.start(pc.init(randn(2, 1)), 0.2, 0.4), randn(2, 1, seed=1))
     assert pc.move(s, y)["from"] is None
-    assert len(pc.move(s, y)["data"]) == 1
+    assert len(pc.move(s, y)["past"]) == 1
 
 
 def test_steps_and_weights_work_name_by_name():

@@ -3,7 +3,7 @@ from hypothesis import given
 from torch import nn
 
 from rheos.core import Field, GaussianMixtureField
-from rheos.sample import AdamsBashforth2, solve
+from rheos.sample import AdamsBashforth, solve
 from strategies import grids, randn
 
 
@@ -32,7 +32,7 @@ def test_two_velocities_make_the_variable_step_formula():
 
 
 def test_names_with_clocks_of_their_own_keep_their_own_history():
-    method = AdamsBashforth2()
+    method = AdamsBashforth()
     x = {"a": randn(2, 1), "b": randn(2, 1, seed=1)}
     v = {"a": randn(2, 1, seed=2), "b": randn(2, 1, seed=3)}
     s = method.start(method.init(x), {"a": 0.0, "b": 0.0}, {"a": 0.1, "b": 0.3})

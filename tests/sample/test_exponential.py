@@ -9,10 +9,23 @@ from torch import nn
 
 from rheos.core import AffinePath, Field
 from rheos.core.errors import OptionError, TimeError
-from rheos.sample import DDIM, DPM2M, DPM2S, UniPC, solve
+from rheos.sample import DDIM, DEIS, IPNDM, DPMSinglestep, DPMSolver, UniPC, solve
 from strategies import CLEAN, SCHEDULES, gaussian, grids, mixture, randn, schedules
 
-EXPONENTIAL = {"ddim": DDIM(), "2m": DPM2M(), "2s": DPM2S(), "unipc-1": UniPC(order=1), "unipc-2": UniPC()}
+EXPONENTIAL = {
+    "ddim": DDIM(),
+    "2m": DPMSolver(),
+    "3m": DPMSolver(order=3),
+    "3m of noise": DPMSolver(order=3, estimates="noise"),
+    "2s": DPMSinglestep(),
+    "3s": DPMSinglestep(order=3),
+    "3s of noise": DPMSinglestep(order=3, estimates="noise"),
+    "unipc-1": UniPC(order=1),
+    "unipc-2": UniPC(),
+    "unipc-3": UniPC(order=3),
+    "deis": DEIS(),
+    "ipndm": IPNDM(),
+}
 
 
 @given(grid=grids(8), back=st.booleans())
@@ -36,7 +49,9 @@ def test_a_constant_data_estimate_is_reached_exactly_in_any_number_of_steps(law,
 
 
 @pytest.mark.parametrize("schedule", CLEAN)
-@pytest.mark.parametrize("name", EXPONENTIAL)
+@pytest.mark.parametrize(
+    "name", sorted(set(EXPONENTIAL) - {"deis", "ipndm"})
+)  # in rho the last step is a step like any
 def test_the_last_step_returns_the_last_data_estimate_bit_for_bit(schedule, name):
     said = []
     net = nn.Sequential()

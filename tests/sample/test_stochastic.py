@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rheos.core.errors import OptionError, SourceNotGaussianError, UnknownOptionError
-from rheos.sample import DDIM, DPM2M, SDE, draw, solve
+from rheos.sample import DDIM, SDE, SDEDPM, Ancestral, DPMSolver, draw, solve
 from strategies import gaussian, randn
 
 M, C = 1.5, 0.3
@@ -22,6 +22,10 @@ METHODS = {
     "sbdm": SDE(diffusion="sbdm"),
     "ddim eta 0.5": DDIM(eta=0.5),
     "ddpm": DDIM(eta=1.0),
+    "sde-dpm++": SDEDPM(order=1),
+    "sde-dpm++ eta 0.4": SDEDPM(order=1, eta=0.4),
+    "ancestral": Ancestral(),
+    "ancestral eta 0.5": Ancestral(eta=0.5),
 }
 
 
@@ -127,4 +131,4 @@ def test_a_source_that_is_not_gaussian_and_options_out_of_range_are_refused():
     for scale in (-1.0, math.inf, math.nan):
         with pytest.raises(OptionError, match="scale must be at least 0 and finite"):
             SDE(scale=scale)
-    assert DPM2M().stochastic is False
+    assert DPMSolver().stochastic is False

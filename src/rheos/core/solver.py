@@ -79,7 +79,11 @@ class Solver(ABC):
     schedule_free = True
     """Whether it needs velocities only; False: an `AffinePath`."""
     stochastic = False
-    """Whether a step adds noise; then `jump` describes it."""
+    """Whether a step adds noise."""
+    kicks = False
+    """Whether noise is added before an interval's first evaluation: then `kick` adds it."""
+    leads = False
+    """Whether its one evaluation a step has a leading term that a hook may replace."""
     adaptive = False
     """Whether it chooses its own steps inside an interval."""
     order = 1
@@ -137,6 +141,10 @@ class Solver(ABC):
             noise: Standard normal numbers like x, for stochastic methods.
             lead: A replacement of `value` in the leading term of the step only (DualFast changes just that).
         """
+
+    def kick(self, s: SolverState, noise: State) -> SolverState:
+        """The state with noise added at the start of an interval; only for methods that `kicks`."""
+        raise NotImplementedError
 
     def jump(self, s: SolverState, value: State) -> Jump:
         """The Gaussian step that `tell` would take; reinforcement learning recomputes it.

@@ -20,7 +20,7 @@ from rheos.core.state import State, add, split, tensors
 
 __all__ = ["HOOKS", "Branch", "Steer", "View"]
 
-HOOKS = ("begin", "rounds", "branches", "velocity", "clean", "state", "end")
+HOOKS = ("begin", "rounds", "branches", "velocity", "clean", "lead", "state", "end")
 
 
 class Branch(NamedTuple):
@@ -133,6 +133,10 @@ class Steer:
     def clean(self, view: View, x1: State) -> State:
         """Change the data estimate."""
         return x1
+
+    def lead(self, view: View, value: State) -> State:
+        """Replace the network's value in the leading term of the step only; its differences stay."""
+        return value
 
     def state(self, view: View, start: State, end: State, velocity: State) -> State:
         """Change the state at the end of an accepted interval, seen with its start and last network value."""

@@ -1,12 +1,17 @@
 """Sampling: solvers, time grids, guidance and the one loop that drives them."""
 
-from rheos.sample.adams import AdamsBashforth2
-from rheos.sample.adaptive import DormandPrince
+from rheos.sample.adams import AdamsBashforth
+from rheos.sample.adaptive import BogackiShampine, DormandPrince, Tsitouras
+from rheos.sample.churn import Churn
+from rheos.sample.deis import DEIS, IPNDM
+from rheos.sample.dpm import DPMSinglestep, DPMSolver
 from rheos.sample.draw import draw, draw_solution, grid_for
-from rheos.sample.exponential import DDIM, DPM2M, DPM2S
+from rheos.sample.exponential import DDIM
+from rheos.sample.fireflow import FireFlow
 from rheos.sample.flight import Flight, join, load, save, split
 from rheos.sample.grids import Grid, check_grid
 from rheos.sample.guidance import CFG, AutoGuidance, ClassifierGuidance, SeveralConditions
+from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
 from rheos.sample.loop import Loop
 from rheos.sample.methods import SOLVERS, solver
 from rheos.sample.posterior import PosteriorGuidance
@@ -18,28 +23,37 @@ from rheos.sample.unipc import UniPC
 __all__ = [
     "CFG",
     "DDIM",
-    "DPM2M",
-    "DPM2S",
+    "DEIS",
     "HEUN",
+    "IPNDM",
     "MIDPOINT",
     "RALSTON",
     "RK3",
     "RK4",
     "SDE",
+    "SDEDPM",
     "SOLVERS",
-    "AdamsBashforth2",
+    "AdamsBashforth",
+    "Ancestral",
     "AutoGuidance",
+    "BogackiShampine",
+    "Churn",
     "ClassifierGuidance",
+    "DPMSinglestep",
+    "DPMSolver",
     "DormandPrince",
     "Euler",
+    "FireFlow",
     "Flight",
     "Grid",
     "Loop",
     "PosteriorGuidance",
+    "Renoise",
     "RungeKutta",
     "SeveralConditions",
     "Solution",
     "Tableau",
+    "Tsitouras",
     "UniPC",
     "check_grid",
     "draw",

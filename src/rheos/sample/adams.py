@@ -1,44 +1,42 @@
 r"""Adams-Bashforth on the velocity, with variable steps.
 
+$x' = x + \sum_j w_j v_j$ with $w_j = \int_t^{t'} \ell_j$, the integral of the Lagrange basis over the last n times.
+
 Reference: Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I (1993), III.5.
 """
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import ClassVar, final
 
-from torch import Tensor
+from rheos.core.paths import Kind, Time
+from rheos.core.scalars import Scalar
+from rheos.core.solver import elapsed
+from rheos.sample.multistep import Multistep, Weights, integrals
 
-from rheos.core.paths import Time
-from rheos.core.solver import DONE, Solver, SolverState, elapsed, times
-from rheos.core.state import State, add
-
-__all__ = ["AdamsBashforth2"]
+__all__ = ["AdamsBashforth"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class AdamsBashforth2(Solver):
-    r"""$x' = x + h (1 + \frac{h}{2 h_{prev}}) v - \frac{h^2}{2 h_{prev}} v_{prev}$; the first step is Euler's."""
+class AdamsBashforth(Multistep):
+    r"""Orders 1 (Euler) to 4; of order 2 it is $x + h (1 + \frac{h}{2 h_{prev}}) v - \frac{h^2}{2 h_{prev}} v_{prev}$.
 
-    order = 2
+    Example:
+        >>> AdamsBashforth(order=3).evaluations
+        1
+    """
 
-    def init(self, x: State) -> SolverState:
-        """No history."""
-        return {**super().init(x), "last": None, "h": None}
+    asks: ClassVar[Kind] = "velocity"
+    orders: ClassVar[tuple[int, ...]] = (1, 2, 3, 4)
 
-    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
-        """Extrapolate the velocity and step."""
-        h, last = elapsed(s["t"], s["end"]), s["last"]
-        x = add(s["x"], h, value if lead is None else lead)
-        if last is not None:
-            g = _half_ratio(h, s["h"])
-            x = add(add(x, g, value), times(g, -1.0), last)
-        return {**s, "x": x, "last": value, "h": h, "stage": DONE}
+    def leading(self, t: Time, end: Time) -> tuple[float, Time]:
+        """Euler's step."""
+        return 1.0, elapsed(t, end)
 
+    def position(self, t: Scalar) -> Scalar:
+        """Time itself."""
+        return t
 
-def _half_ratio(h: Time, before: Time) -> Time:
-    r"""$h^2 / (2 h_{before})$, name by name."""
-    if isinstance(h, dict):
-        old = cast(dict[str, Tensor], before)
-        return {n: 0.5 * v * v / old[n] for n, v in h.items()}
-    return 0.5 * h * h / cast(float | Tensor, before)
+    def corrections(self, end: Scalar, there: Scalar, where: tuple[Scalar, ...]) -> Weights:
+        """What the polynomial through the velocities adds to Euler's step."""
+        return integrals(there, where)

@@ -1,13 +1,14 @@
-r"""Dormand-Prince 5(4) with a step size a row.
+r"""Embedded Runge-Kutta pairs with a step size a row: Dormand-Prince 5(4), Tsitouras 5(4), Bogacki-Shampine 3(2).
 
 Every row has its own step, accepted or refused by its own error, so a sample does not depend on its batch mates.
 An interval of the grid is complete when all rows have reached its end.
 
-Reference: Dormand & Prince (1980); step control: Hairer, Norsett, Wanner (1993), II.4.
+Reference: Dormand & Prince (1980), Tsitouras (2011), Bogacki & Shampine (1989); step control: Hairer, Norsett,
+Wanner (1993), II.4.
 """
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import ClassVar, cast, final
 
 import torch
 from torch import Tensor
@@ -17,25 +18,72 @@ from rheos.core.paths import Time
 from rheos.core.solver import DONE, Ask, Solver, SolverState, weighted
 from rheos.core.state import State, device_of, flat_rows, is_finite, map_state, rows, tensors, where_rows
 
-__all__ = ["DormandPrince"]
-
-_A = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+__all__ = ["BogackiShampine", "DormandPrince", "Tsitouras"]
 
 
 @final
+@dataclass(frozen=True)
+class Pair:
+    """An explicit method whose last stage is the first of the next step, with an estimate of its error.
+
+    Args:
+        order: Of the result; the other method of the pair has one less.
+        a: Rows of the lower triangle; the last one is the result's weights.
+        c: Nodes.
+        error: Weights of the difference between both results.
+    """
+
+    order: int
+    a: tuple[tuple[float, ...], ...]
+    c: tuple[float, ...]
+    error: tuple[float, ...]
+
+
+DOPRI5 = Pair(
+    5,
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+)
+BOSH3 = Pair(
+    3,
+    ((), (1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    (0.0, 1 / 2, 3 / 4, 1.0),
+    (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8),
+)
+TSIT5 = Pair(
+    5,
+    (
+        (),
+        (0.161,),
+        (-0.008480655492356989, 0.335480655492357),
+        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
+        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
+        (5.86145544294642, -12.92096931784711, 8.159367898576159, -0.071584973281401, -0.028269050394068383),
+        (
+            0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081,
+            2.324710524099774,
+        ),
+    ),
+    (0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0, 1.0),
+    (
+        -0.00178001105222577714, -0.0008164344596567469, 0.007880878010261995, -0.1447110071732629,
+        0.5823571654525552, -0.45808210592918697, 1 / 66,
+    ),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
-class DormandPrince(Solver):
-    """Adaptive order 5 with an embedded order 4.
+class Embedded(Solver):
+    """A pair with its control of the step.
 
     Args:
         rtol: Relative tolerance.
@@ -51,13 +99,22 @@ class DormandPrince(Solver):
     atol: float = 1e-5
     most: int = 2000
 
-    order = 5
-    evaluations = 7
+    pair: ClassVar[Pair] = DOPRI5
     adaptive = True
 
     def __post_init__(self) -> None:
         if not (self.rtol >= 0 and self.atol > 0):
             raise OptionError(f"Tolerances need rtol >= 0 and atol > 0, got {self.rtol} and {self.atol}.")
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """Of the accepted result."""
+        return self.pair.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        """Stages of an attempt; one less after the first, which hands its last on."""
+        return len(self.pair.c)
 
     def init(self, x: State) -> SolverState:
         """No step yet, which NaN stands for."""
@@ -84,29 +141,31 @@ class DormandPrince(Solver):
         if j == 0:
             return Ask(s["x"], s["at"], span, "velocity")
         h = self._step(s)
-        return Ask(weighted(s["x"], h, _A[j], s["k"]), self._clip(s["at"] + _C[j] * h), span, "velocity")
+        return Ask(
+            weighted(s["x"], h, self.pair.a[j], s["k"]), self._clip(s["at"] + self.pair.c[j] * h), span, "velocity"
+        )
 
     def _clip(self, t: Tensor) -> Tensor:
         return t.clamp(self.finite[0], self.finite[1])
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
-        """Take a stage; after the seventh, accept or refuse row by row."""
+        """Take a stage; after the last, accept or refuse row by row."""
         if s["stage"] == 0:
             h = torch.where(s["h"].isnan(), self._first_step(s, value), s["h"])
             return {**s, "k": (value,), "h": h, "stage": 1}
         k = (*s["k"], value)
-        if len(k) < 7:
+        if len(k) < self.evaluations:
             return {**s, "k": k, "stage": len(k)}
         return self._judge(s, k)
 
     def _judge(self, s: SolverState, k: tuple[State, ...]) -> SolverState:
         h = self._step(s)
-        x = weighted(s["x"], h, _A[6], k[:6])
-        error = weighted(map_state(torch.zeros_like, x), h, _ERROR, k)
+        x = weighted(s["x"], h, self.pair.a[-1], k[:-1])
+        error = weighted(map_state(torch.zeros_like, x), h, self.pair.error, k)
         norm = self._norm(error, s["x"], x)
         norm = torch.where(norm.isfinite() & is_finite(x), norm, torch.inf)
         good = norm <= 1
-        factor = (0.9 * norm.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+        factor = (0.9 * norm.clamp(min=1e-10) ** (-1 / self.order)).clamp(0.2, 5.0)
         size = torch.where(h != 0, h.abs() * torch.where(good, factor, factor.clamp(max=0.9)), s["h"])
         cut = good & (s["h"] > h.abs())  # a step cut short by the interval's end says little of the next one
         size = torch.where(cut, torch.maximum(size, s["h"]), size)
@@ -117,7 +176,7 @@ class DormandPrince(Solver):
         s = {
             **s,
             "x": where_rows(good, x, s["x"]),
-            "k": (where_rows(good, k[6], k[0]),),  # first same as last
+            "k": (where_rows(good, k[-1], k[0]),),  # first same as last
             "at": at,
             "h": size,
             "tries": s["tries"] + 1,
@@ -157,3 +216,25 @@ class DormandPrince(Solver):
             step=float(size[row]),
             norm=float(norm[row]),
         )
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DormandPrince(Embedded):
+    """Order 5 with an embedded order 4; see `Embedded` for its arguments."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Tsitouras(Embedded):
+    """Order 5 with an embedded order 4, with smaller errors than Dormand and Prince's on most problems."""
+
+    pair = TSIT5
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BogackiShampine(Embedded):
+    """Order 3 with an embedded order 2: cheap at loose tolerances."""
+
+    pair = BOSH3

@@ -1,26 +1,28 @@
-r"""Exponential integrators on the data estimate: DDIM and DPM-Solver++.
+r"""The exponential step on the data estimate, and DDIM.
 
 On an affine path $x_{t'} = \frac{\sigma'}{\sigma} x_t + \left(\alpha' - \alpha \frac{\sigma'}{\sigma}\right) D$ is
-exact when the data estimate is the constant D; the methods differ in how they guess its mean over the step.
-Here $h = \lambda' - \lambda$ is infinite in the first interval (from t = 0) and in the last (to t = 1): there every
-method drops to first order, and the last step returns the data estimate itself.
+exact when the data estimate is the constant D. The same step is exact for a constant noise estimate, so it is the
+first-order term of every method that steps in $\lambda$ or $\sigma / \alpha$.
+
+The step $h = \lambda' - \lambda$ is infinite in the first interval (from t = 0) and in the last (to t = 1): there
+methods in lambda drop to first order, and the last step returns the data estimate itself.
 """
 
 import math
 from dataclasses import dataclass
 from typing import cast, final
 
-import torch
 from torch import Tensor
 
 from rheos.core import scalars as sc
-from rheos.core.errors import OptionError, TimeError
+from rheos.core.errors import OptionError, TimeError, check_choice
 from rheos.core.paths import Time
 from rheos.core.scalars import Scalar
 from rheos.core.solver import DONE, Ask, Jump, Solver, SolverState
 from rheos.core.state import State, add, affine
+from rheos.sample.multistep import Multistep
 
-__all__ = ["DDIM", "DPM2M", "DPM2S"]
+__all__ = ["DDIM", "Exponential", "ExponentialMultistep", "decay", "noise_of"]
 
 
 def decay(solver: Solver, t: Scalar, end: Scalar) -> tuple[Scalar, Scalar]:
@@ -48,10 +50,11 @@ def check_backwards(solver: Solver, t: Time, end: Time) -> None:
         )
 
 
-class _Exponential(Solver):
+class Exponential(Solver):
     """Asks for the data estimate at the interval's start."""
 
     schedule_free = False
+    leads = True
 
     def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
         """Begin an interval."""
@@ -64,9 +67,55 @@ class _Exponential(Solver):
         return Ask(s["x"], t, (t, s["end"]), "data")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExponentialMultistep(Multistep):
+    """A multistep method whose first-order term is the exponential step, in lambda unless it says otherwise.
+
+    The network is always asked for data, which is finite wherever a sampler looks; a history of noise is formed from
+    it.
+
+    Args:
+        estimates: "data" or "noise": what the polynomial goes through.
+
+    Raises:
+        UnknownOptionError: For another kind of estimate.
+    """
+
+    estimates: str = "data"
+
+    schedule_free = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("estimates", self.estimates, ("data", "noise"))
+
+    def start(self, s: SolverState, t: Time, end: Time) -> SolverState:
+        """Begin an interval."""
+        check_backwards(self, t, end)
+        return super().start(s, t, end)
+
+    def leading(self, t: Time, end: Time) -> tuple[Scalar, Scalar]:
+        """The exponential step."""
+        return decay(self, cast(Scalar, t), cast(Scalar, end))
+
+    def position(self, t: Scalar) -> Scalar:
+        r"""$\lambda$."""
+        return self.law.lam(t)
+
+    def kept(self, x: State, t: Time, value: State) -> State:
+        """The data estimate, or the noise that follows from it."""
+        return value if self.estimates == "data" else noise_of(self, x, cast(Scalar, t), value)
+
+
+def noise_of(solver: Solver, x: State, t: Scalar, data: State) -> State:
+    r"""$\hat x_0 = (x - \alpha \hat x_1) / \sigma$."""
+    s = solver.law.sigma(t)
+    return affine(sc.divide(1.0, s), x, -sc.divide(solver.law.alpha(t), s), data)
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
-class DDIM(_Exponential):
+class DDIM(Exponential):
     r"""$x' = \alpha' \hat x_1 + \sqrt{\sigma'^2 - s^2}\, \hat x_0 + s \epsilon$, $s = \eta \sigma' \sqrt{1 - e^{-2h}}$.
 
     With eta = 0 this is exponential Euler, and on the linear path it is Euler exactly. With eta > 0 each jump keeps
@@ -118,68 +167,3 @@ class DDIM(_Exponential):
             return {**s, "x": affine(c, s["x"], d, value), "stage": DONE}
         mean, std = self.jump(s, value)
         return {**s, "x": add(mean, std, cast(State, noise)), "stage": DONE}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class DPM2M(_Exponential):
-    r"""DPM-Solver++(2M): $D = \hat x_1 + \frac{h}{2 h_{prev}} (\hat x_1 - \hat x_{1,prev})$, one evaluation a step.
-
-    Reference: DPM-Solver++, Lu et al. (2022), algorithm 2.
-    """
-
-    order = 2
-
-    def init(self, x: State) -> SolverState:
-        """No history."""
-        return {**super().init(x), "last": None, "h": 0.0}
-
-    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
-        """Extrapolate the data estimate and step."""
-        t, end, last = s["t"], s["end"], s["last"]
-        h = self.law.lam(end) - self.law.lam(t)
-        c, d = decay(self, t, end)
-        x = affine(c, s["x"], d, value if lead is None else lead)
-        if last is not None:
-            g = sc.where(is_infinite(h), 0.0, 0.5 * sc.divide(h, s["h"]))
-            x = add(add(x, d * g, value), -d * g, last)
-        return {**s, "x": x, "last": value, "h": h, "stage": DONE}
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class DPM2S(_Exponential):
-    r"""DPM-Solver++(2S): the data estimate at the middle of the step in lambda stands for the whole step.
-
-    Where the step in lambda is infinite, the middle in time takes its place.
-
-    Reference: DPM-Solver++, Lu et al. (2022), algorithm 1 with r = 1/2.
-    """
-
-    order = 2
-    evaluations = 2
-
-    def _middle(self, s: SolverState) -> Scalar:
-        t, end = s["t"], s["end"]
-        low, high = self.law.lam(t), self.law.lam(end)
-        infinite = is_infinite(high - low)
-        if not isinstance(infinite, Tensor):
-            return cast(float, 0.5 * (t + end)) if infinite else self.law.t_of_lam(0.5 * (low + high))
-        middle = self.law.t_of_lam(torch.where(infinite, 0.0, 0.5 * (low + high)))
-        return torch.where(infinite, 0.5 * (t + end), middle)
-
-    def ask(self, s: SolverState) -> Ask:
-        """The data estimate at the start, then in the middle."""
-        if s["stage"] == 0:
-            return super().ask(s)
-        return Ask(s["y"], s["middle"], (s["t"], s["end"]), "data")
-
-    def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
-        """Walk to the middle, or take the whole step."""
-        if s["stage"] == 0:
-            middle = self._middle(s)
-            c, d = decay(self, s["t"], middle)
-            return {**s, "y": affine(c, s["x"], d, value), "middle": middle, "stage": 1}
-        c, d = decay(self, s["t"], s["end"])
-        x = affine(c, s["x"], d, value if lead is None else lead)
-        return {"x": x, "t": s["t"], "end": s["end"], "stage": DONE}

@@ -50,10 +50,15 @@ class Loop:
         self.solver = solver.bind(field.path, (low, high), field.gaussian)
         self.path: Path = field.path
         self._gaussian = field.gaussian
+        if self._has["lead"] and not self.solver.leads:
+            raise OptionError(
+                f"{type(steers[self._has['lead'][0]]).__name__} changes the leading term of a step of one evaluation, "
+                f"which {type(solver).__name__} has not. Use a multistep solver such as 'dpm++2m', or 'ddim'."
+            )
         self._null = field.null
         self._memory: Callable[[State], State | None] | None = field.memory if field.remembers else None
         self._plain = not steers and self._memory is None
-        self._fast = self._plain and not self.solver.stochastic
+        self._fast = self._plain and not self.solver.stochastic and not self.solver.kicks
         self._grad = any(s.differentiates for s in steers)
         # the state at an interval's start: solvers keep it themselves, but for adaptive ones
         self._anchored = bool(self._has["rounds"]) or (bool(self._has["state"]) and self.solver.adaptive)
@@ -94,8 +99,17 @@ class Loop:
         if f.finished:
             return f._replace(solver=s, anchor=None)
         start, end = _interval(f, self.solver.adaptive)
-        s = self.solver.start(s, start, end)
+        s = self._kicked(f, self.solver.start(s, start, end), f.round)
         return f._replace(solver=s, anchor=s if self._anchored else None)
+
+    def _kicked(self, f: Flight, s: SolverState, repeat: int) -> SolverState:
+        """The interval's noise, for a method that needs it before the first evaluation."""
+        if not self.solver.kicks:
+            return s
+        after = self.solver.kick(s, Draws(f.seed).normal(s["x"], "kick", f.i, repeat))
+        if isinstance(f.i, Tensor):  # rows that have ended stay where they are
+            after = {**after, "x": where_rows(f.i < f.n, after["x"], s["x"])}
+        return after
 
     # --- one evaluation ------------------------------------------------------------------------------------------
 
@@ -166,7 +180,10 @@ class Loop:
         noise = None
         if solver.stochastic:
             noise = Draws(f.seed).normal(f.x, "step", f.i, f.round, before["stage"])
-        s = solver.tell(before, value, noise)
+        lead = None
+        if self._has["lead"]:
+            lead, f = self._lead(f, q, value)
+        s = solver.tell(before, value, noise, lead)
         if s["stage"] != DONE:
             return f._replace(solver=s)
         return self._accept(f, s, value)
@@ -213,6 +230,17 @@ class Loop:
                 x1 = self.steers[k].clean(view, x1)
             value = view.convert(x1, "data", q.kind)
         return value
+
+    def _lead(self, f: Flight, q: Query, value: State) -> tuple[State, Flight]:
+        """What replaces the value in the step's leading term."""
+        x, t = self.solver.ask(f.solver)[:2]
+        view, owns = self._view(f, x, t), [dict(o) for o in f.steer]
+        view.kind = q.kind
+        lead = value
+        for k in reversed(self._has["lead"]):
+            view.own = owns[k]
+            lead = self.steers[k].lead(view, lead)
+        return lead, f._replace(steer=tuple(owns))
 
     def _accept(self, f: Flight, s: SolverState, value: State) -> Flight:
         """An interval is complete: state hooks, repeats, the next interval."""
@@ -262,7 +290,8 @@ class Loop:
         if alive is not None:
             back = where_rows(alive, back, s["x"])
         s = self.solver.move(anchor, back, restart=True)  # what was seen before belongs to another trajectory
-        return f._replace(solver=self.solver.start(s, anchor["t"], anchor["end"]), round=f.round + 1)
+        s = self._kicked(f, self.solver.start(s, anchor["t"], anchor["end"]), f.round + 1)
+        return f._replace(solver=s, round=f.round + 1)
 
     def _end(self, before: Flight, f: Flight, s: SolverState) -> Flight:
         """The `end` hooks, for the rows that have just reached their end."""

@@ -4,9 +4,14 @@ from collections.abc import Callable
 
 from rheos.core.errors import check_choice
 from rheos.core.solver import Solver
-from rheos.sample.adams import AdamsBashforth2
-from rheos.sample.adaptive import DormandPrince
-from rheos.sample.exponential import DDIM, DPM2M, DPM2S
+from rheos.sample.adams import AdamsBashforth
+from rheos.sample.adaptive import BogackiShampine, DormandPrince, Tsitouras
+from rheos.sample.churn import Churn
+from rheos.sample.deis import DEIS, IPNDM
+from rheos.sample.dpm import DPMSinglestep, DPMSolver
+from rheos.sample.exponential import DDIM
+from rheos.sample.fireflow import FireFlow
+from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
 from rheos.sample.rungekutta import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta
 from rheos.sample.stochastic import SDE
 from rheos.sample.unipc import UniPC
@@ -16,18 +21,41 @@ __all__ = ["SOLVERS", "solver"]
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "euler": Euler,
     "midpoint": lambda: RungeKutta(tableau=MIDPOINT),
+    "rf-solver": lambda: RungeKutta(tableau=MIDPOINT),  # RF-Solver-2 is the midpoint rule, written as a Taylor step
     "heun": lambda: RungeKutta(tableau=HEUN),
+    "heun-edm": lambda: RungeKutta(tableau=HEUN, spare=True),
     "ralston": lambda: RungeKutta(tableau=RALSTON),
     "rk3": lambda: RungeKutta(tableau=RK3),
     "rk4": lambda: RungeKutta(tableau=RK4),
     "dopri5": DormandPrince,
-    "ab2": AdamsBashforth2,
+    "tsit5": Tsitouras,
+    "bosh3": BogackiShampine,
+    "fireflow": FireFlow,
+    "ab2": AdamsBashforth,
+    "ab3": lambda: AdamsBashforth(order=3),
+    "ab4": lambda: AdamsBashforth(order=4),
     "ddim": DDIM,
-    "ddpm": lambda: DDIM(eta=1.0),
-    "dpm++2m": DPM2M,
-    "dpm++2s": DPM2S,
+    "dpm++2m": DPMSolver,
+    "dpm++3m": lambda: DPMSolver(order=3),
+    "dpm2m": lambda: DPMSolver(estimates="noise"),
+    "dpm3m": lambda: DPMSolver(order=3, estimates="noise"),
+    "dpm++2s": DPMSinglestep,
+    "dpm++3s": lambda: DPMSinglestep(order=3),
+    "dpm2s": lambda: DPMSinglestep(estimates="noise"),
+    "dpm3s": lambda: DPMSinglestep(order=3, estimates="noise"),
     "unipc": UniPC,
+    "unipc3": lambda: UniPC(order=3),
+    "deis2": lambda: DEIS(order=2),
+    "deis": DEIS,
+    "ipndm": IPNDM,
+    "ddpm": lambda: DDIM(eta=1.0),
+    "ancestral": Ancestral,
+    "sde-dpm++": lambda: SDEDPM(order=1),
+    "sde-dpm++2m": SDEDPM,
+    "churn": Churn,
+    "renoise": Renoise,
     "sde": SDE,
+    "sde-ddpm": lambda: SDE(diffusion="sbdm"),
 }
 """Makers by name, with their usual options."""
 

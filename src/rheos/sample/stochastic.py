@@ -1,7 +1,8 @@
 r"""Stochastic sampling with the flow's own marginals.
 
 For any diffusion $w(t) \ge 0$ the equation $dx = [v + \tfrac12 w\, s]\,dt + \sqrt w\, dB$ has the marginals of the
-flow. Euler-Maruyama steps it; the step that reaches t = 1 takes the mean alone. On a grid from data to noise the sign
+flow. Euler-Maruyama steps it; the step that reaches t = 1 is the ODE's, and so is one that leaves a time at which w is
+infinite; and w is lowered where the step is too long for it. On a grid from data to noise the sign
 of the score's drift turns, and the marginals are kept likewise.
 
 Reference: Score-Based Generative Modeling through SDEs, Song et al. (2021); SiT, Ma et al. (2024), whose "sigma"
@@ -24,6 +25,8 @@ from rheos.core.state import State, add, affine
 __all__ = ["DIFFUSIONS", "SDE"]
 
 DIFFUSIONS = ("constant", "sigma", "sbdm")
+MOST = 0.25
+"""Of the variance that is there, a step replaces no more: Euler-Maruyama would add more noise than it takes away."""
 
 
 @final
@@ -32,8 +35,9 @@ class SDE(Solver):
     r"""Euler-Maruyama on the marginal-preserving equation.
 
     Args:
-        diffusion: w(t): "constant" 1, "sigma" $\sigma$, "sbdm" $2 \sigma D / \alpha$ (the reverse of the forward
-            diffusion of the schedule).
+        diffusion: w(t): "constant" 1, "sigma" $\sigma$, "sbdm" $2 \sigma D / \alpha$: the reverse of the forward
+            diffusion of the schedule, as in DDPM. Flow-GRPO's $g = a \sqrt{(1 - t) / t}$ is "sbdm" with scale
+            $a^2 / 2$ on the linear path.
         scale: A factor on w, at least 0; 0 is Euler.
 
     Raises:
@@ -46,6 +50,7 @@ class SDE(Solver):
 
     schedule_free = False
     stochastic = True
+    leads = True
 
     def __post_init__(self) -> None:
         check_choice("diffusion", self.diffusion, DIFFUSIONS)
@@ -66,11 +71,11 @@ class SDE(Solver):
         r"""Mean $x + h v + \tfrac12 |h| w s$, standard deviation $\sqrt{w |h|}$."""
         t, end = s["t"], s["end"]
         h = end - t
-        w = self.rate(t)
+        w = sc.where(end >= 1.0, 0.0, _least(self.rate(t), MOST * self.law.sigma(t) ** 2 / abs(h)))
         cx, cv = cast(AffinePath, self.path).coefficients(t, "velocity", "score")
         cx, cv = (sc.where(w == 0, 0.0, 0.5 * w * c) for c in (cx, cv))
         mean = affine(1.0 + abs(h) * cx, s["x"], h + abs(h) * cv, value)
-        return Jump(mean, sc.where(end >= 1.0, 0.0, sc.sqrt(w * abs(h))))
+        return Jump(mean, sc.sqrt(w * abs(h)))
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Jump."""
@@ -78,3 +83,7 @@ class SDE(Solver):
         if not isinstance(std, Tensor) and std == 0:
             return {**s, "x": mean, "stage": DONE}
         return {**s, "x": add(mean, std, cast(State, noise)), "stage": DONE}
+
+
+def _least(a: Scalar, b: Scalar) -> Scalar:
+    return sc.where(a < b, a, b)
