@@ -42,7 +42,7 @@ METHODS = {
 }
 ORDERS = {
     "euler": 1, "ddim": 1, "midpoint": 2, "rf-solver": 2, "heun": 2, "heun-edm": 2, "ralston": 2, "rk3": 3, "rk4": 4,
-    "fireflow": 2, "ab2": 2, "ab3": 3, "ab4": 4,
+    "fireflow": 2, "alf": 2, "reversible-heun": 2, "ab2": 2, "ab3": 3, "ab4": 4,
     "dpm++2m": 2, "dpm++2m heun": 2, "dpm2m": 2, "dpm++3m": 3, "dpm3m": 3, "dpm++3m published": 2,
     "dpm++2s": 2, "dpm2s": 2, "dpm++3s": 3, "dpm3s": 3,
     "deis2": 2, "deis": 3, "deis4": 4, "ipndm": 2,

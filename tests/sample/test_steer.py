@@ -131,7 +131,7 @@ class Pin(Steer):
         return self.value.expand_as(x1)
 
 
-@pytest.mark.parametrize("name", ODE)
+@pytest.mark.parametrize("name", [n for n in ODE if n != "reversible-heun"])  # which evaluates at a twin of the state
 def test_a_replaced_data_estimate_is_where_the_flow_ends(name):
     value = randn(3, 2, seed=5)
     end = solve(mixture(), randn(3, 2), GRID, name, steers=[Pin(value)]).x

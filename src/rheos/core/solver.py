@@ -90,6 +90,8 @@ class Solver(ABC):
     """Global order of convergence in the step size."""
     evaluations = 1
     """Network calls a step."""
+    extra = 0
+    """Further calls in the first step of a trajectory."""
 
     def bind(self, path: Path, finite: tuple[float, float], gaussian: bool = True) -> "Solver":
         """This method on a given path.

@@ -6,15 +6,19 @@ from rheos.sample.churn import Churn
 from rheos.sample.deis import DEIS, IPNDM
 from rheos.sample.dpm import DPMSinglestep, DPMSolver
 from rheos.sample.draw import draw, draw_solution, grid_for
+from rheos.sample.dualfast import DualFast
 from rheos.sample.exponential import DDIM
 from rheos.sample.fireflow import FireFlow
 from rheos.sample.flight import Flight, join, load, save, split
 from rheos.sample.grids import Grid, check_grid
 from rheos.sample.guidance import CFG, AutoGuidance, ClassifierGuidance, SeveralConditions
+from rheos.sample.inversion import FixedPoint, ImplicitEuler, ImplicitMidpoint, invert
 from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
+from rheos.sample.likelihood import Likelihood, dequantise, log_likelihood
 from rheos.sample.loop import Loop
 from rheos.sample.methods import SOLVERS, solver
 from rheos.sample.posterior import PosteriorGuidance
+from rheos.sample.reversible import AsynchronousLeapfrog, ReversibleHeun, turn
 from rheos.sample.rungekutta import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta, Tableau
 from rheos.sample.solution import Solution, drive, solve
 from rheos.sample.stochastic import SDE
@@ -35,6 +39,7 @@ __all__ = [
     "SOLVERS",
     "AdamsBashforth",
     "Ancestral",
+    "AsynchronousLeapfrog",
     "AutoGuidance",
     "BogackiShampine",
     "Churn",
@@ -42,13 +47,19 @@ __all__ = [
     "DPMSinglestep",
     "DPMSolver",
     "DormandPrince",
+    "DualFast",
     "Euler",
     "FireFlow",
+    "FixedPoint",
     "Flight",
     "Grid",
+    "ImplicitEuler",
+    "ImplicitMidpoint",
+    "Likelihood",
     "Loop",
     "PosteriorGuidance",
     "Renoise",
+    "ReversibleHeun",
     "RungeKutta",
     "SeveralConditions",
     "Solution",
@@ -56,14 +67,18 @@ __all__ = [
     "Tsitouras",
     "UniPC",
     "check_grid",
+    "dequantise",
     "draw",
     "draw_solution",
     "drive",
     "grid_for",
+    "invert",
     "join",
     "load",
+    "log_likelihood",
     "save",
     "solve",
     "solver",
     "split",
+    "turn",
 ]

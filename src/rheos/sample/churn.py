@@ -87,6 +87,8 @@ class Churn(Solver):
 
     def kick(self, s: SolverState, noise: State) -> SolverState:
         """Go back to a noisier time; at t = 0 there is none."""
+        if self.gamma == 0:
+            return s
         law, t = self.law, s["t"]
         lam = law.lam(t)
         level = sc.exp(-lam)

@@ -27,6 +27,7 @@ class FireFlow(Solver):
     """
 
     order = 2
+    extra = 1
 
     def init(self, x: State) -> SolverState:
         """No midpoint yet."""

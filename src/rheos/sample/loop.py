@@ -181,7 +181,7 @@ class Loop:
         if solver.stochastic:
             noise = Draws(f.seed).normal(f.x, "step", f.i, f.round, before["stage"])
         lead = None
-        if self._has["lead"]:
+        if self._has["lead"] and before["stage"] == 0:  # further stages belong to a warm-up
             lead, f = self._lead(f, q, value)
         s = solver.tell(before, value, noise, lead)
         if s["stage"] != DONE:

@@ -12,6 +12,7 @@ from rheos.sample.dpm import DPMSinglestep, DPMSolver
 from rheos.sample.exponential import DDIM
 from rheos.sample.fireflow import FireFlow
 from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
+from rheos.sample.reversible import AsynchronousLeapfrog, ReversibleHeun
 from rheos.sample.rungekutta import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta
 from rheos.sample.stochastic import SDE
 from rheos.sample.unipc import UniPC
@@ -31,6 +32,8 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "tsit5": Tsitouras,
     "bosh3": BogackiShampine,
     "fireflow": FireFlow,
+    "alf": AsynchronousLeapfrog,
+    "reversible-heun": ReversibleHeun,
     "ab2": AdamsBashforth,
     "ab3": lambda: AdamsBashforth(order=3),
     "ab4": lambda: AdamsBashforth(order=4),

@@ -65,7 +65,7 @@ def answer(field: Answers, query: Query) -> tuple[Query, Reply]:
 
 
 def drive(
-    loop: Loop, field: Answers, flight: Flight, watch: Callable[[Flight], None] | None = None
+    loop: Loop, field: Answers, flight: Flight, watch: Callable[[Flight], None] | None = None, grad: bool = False
 ) -> tuple[Flight, int]:
     """Answer a flight's queries until it ends; returns it with the number of network calls.
 
@@ -74,9 +74,10 @@ def drive(
         field: Answers the queries.
         flight: Where to begin: a fresh flight, or one saved half-way.
         watch: Called after each completed interval; may save the flight.
+        grad: Whether to keep the graph through all steps; memory grows with their number.
     """
     calls, reply_to, ask, tell = 0, field.answer, loop.ask, loop.tell
-    with torch.no_grad():
+    with torch.set_grad_enabled(grad):
         while (query := ask(flight)) is not None:
             if query.grad:
                 query, reply = answer(field, query)
@@ -127,7 +128,9 @@ def solve(
     return fly(loop, field, flight, seeds, trace)
 
 
-def fly(loop: Loop, field: Field, begun: Flight, seeds: Tensor, trace: bool, first: int = 0) -> Solution:
+def fly(
+    loop: Loop, field: Field, begun: Flight, seeds: Tensor, trace: bool, first: int = 0, *, grad: bool = False
+) -> Solution:
     """Drive a fresh flight to its end.
 
     Args:
@@ -137,13 +140,14 @@ def fly(loop: Loop, field: Field, begun: Flight, seeds: Tensor, trace: bool, fir
         seeds: The seeds of its rows.
         trace: Whether to keep the state at every time.
         first: The number of its first row, for messages.
+        grad: Whether to keep the graph through all steps.
 
     Raises:
         NonFiniteError: If the result is not finite.
     """
     counted = _Counted(field)
     states: list[State] = [begun.x]
-    flight, calls = drive(loop, counted, begun, _Trace(states) if trace else None)
+    flight, calls = drive(loop, counted, begun, _Trace(states) if trace else None, grad)
     if not bool(is_finite(flight.x).all()):
         _explain(loop, field, begun, first)
     path = map_state(lambda *parts: torch.stack(parts), *states) if trace else None
