@@ -21,6 +21,7 @@ VERBS: dict[str, str] = {
     "train": "Train a flow on your data: a folder of pictures, a .npz file, or a built-in set.",
     "sample": "Draw samples from a trained flow.",
     "eval": "Measure a trained flow: quality against the number of network calls.",
+    "tune": "Find the solver and the time grid that follow a trained flow best.",
     "reproduce": "Run a paper's claim against its baseline, and say whether it holds.",
     "list": "List the methods with what was measured, the built-in data, or the solvers.",
     "bench": "Time the library beside its peers (in a source checkout).",

@@ -13,6 +13,7 @@ def test_pictures_know_how_they_were_made_and_one_row_comes_again_by_its_seed(rh
     with Image.open(many / "000007.png") as picture:
         text = dict(picture.text)
     assert (text["seed"], text["label"], text["steps"], text["solver"]) == ("7", "7", "2", "heun")
+    assert (text["grid"], text["shift"]) == ("uniform", "1")
     assert rheos(*words, "--n", "1", "--seed", text["seed"], "--label", text["label"], "--out", one).code == 0
     assert (one / "000007.png").read_bytes() == (many / "000007.png").read_bytes()
 
@@ -26,6 +27,29 @@ def test_batches_change_nothing(rheos, digits_run, tmp_path):
     np.testing.assert_allclose(a["x"], b["x"], atol=1e-5)
     assert a["seed"].tolist() == [0, 1, 2, 3, 4]
     assert a["label"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_grid_and_a_shift_are_those_of_the_library(rheos, moons_run, tmp_path):
+    from rheos import load
+    from rheos.sample import Grid, draw
+
+    words = ("sample", moons_run, "--n", "3", "--steps", "4", "--solver", "euler", "--out", tmp_path)
+    field = load(moons_run).field
+    for flags, grid in (
+        (["--grid", "karras:5", "--shift", "2"], Grid("karras:5", 2.0)),
+        (["--grid", "sway:-0.5@2"], Grid("sway:-0.5", 2.0)),
+        (["--grid", "0,0.1,0.3,0.6,1"], Grid("0,0.1,0.3,0.6,1")),
+        ([], Grid(shift=field.shift)),
+    ):
+        assert rheos(*words, *flags).code == 0
+        wanted = draw(field, 3, steps=grid(4), solver="euler", seed=[0, 1, 2])
+        np.testing.assert_array_equal(np.load(tmp_path / "samples.npz")["x"], wanted.numpy())
+
+
+def test_explicit_times_say_how_many_steps_there_are(rheos, moons_run, tmp_path):
+    words = ("sample", moons_run, "--n", "2", "--solver", "euler", "--out", tmp_path, "--json")
+    plain = json.loads(rheos(*words, "--grid", "0,0.3,1", "--shift", "1").out)
+    assert (plain["steps"], plain["network_calls"], plain["grid"], plain["shift"]) == (2, 2, "0,0.3,1", 1)
 
 
 @pytest.mark.parametrize(("solver", "guidance", "calls"), [("heun", 1, 6), ("euler", 1, 3), ("euler", 2, 6)])

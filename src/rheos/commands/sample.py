@@ -15,10 +15,10 @@ from rheos.commands import kit
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rheos.sample import Solution
+    from rheos.sample import Grid, Solution
     from rheos.train import Run
 
-__all__ = ["Options", "main", "read_labels"]
+__all__ = ["Options", "main", "read_grid", "read_labels"]
 
 EXAMPLES = "rheos sample runs/mine --n 16 --steps 20 --label 3 --guidance 2"
 
@@ -34,7 +34,10 @@ class Options:
         run: The run directory.
         n: How many.
         steps: Steps of the solver; a step of heun costs two network calls, one of euler one.
-        solver: A name of rheos list solvers.
+        solver: A name of rheos list solvers; rheos tune says which suits a run.
+        grid: The times between which it steps: uniform, quadratic, logsnr, karras, beta, sway, with numbers such as
+            karras:5 or sway:-0.5; or the times themselves, such as 0,0.3,1, which then say how many steps.
+        shift: Of the grid; above 1 there are more steps near the noise. What the flow was trained with unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all, and costs half.
         label: A class by number or name, or none; every class in turn unless given.
         seed: Of the first row.
@@ -48,6 +51,8 @@ class Options:
     n: int = 16
     steps: int = 20
     solver: str = "heun"
+    grid: str = "uniform"
+    shift: float | None = None
     guidance: float = 1.0
     label: str | None = None
     seed: int = 0
@@ -63,11 +68,14 @@ def main(argv: Sequence[str]) -> int:
     if options.n < 1 or options.batch < 1:
         raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
     from rheos.core.errors import check_choice
-    from rheos.sample import SOLVERS, draw_solution
+    from rheos.sample import SOLVERS, draw_solution, grid_for
     from rheos.train import load
 
     check_choice("solver", options.solver, SOLVERS)
+    read_grid(options, 1.0)
     run = load(options.run)
+    grid = read_grid(options, run.field.shift)
+    steps = grid.steps or options.steps
     labels = read_labels(run, options.label, options.n, options.seed)
     if options.guidance != 1 and labels is None:
         raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
@@ -77,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     solution = draw_solution(
         run.field,
         options.n,
-        steps=options.steps,
+        steps=grid_for(run.field, grid, steps),
         solver=options.solver,
         guidance=options.guidance,
         seed=[options.seed + k for k in range(options.n)],
@@ -85,22 +93,42 @@ def main(argv: Sequence[str]) -> int:
         **given,
     )
     seconds = time.perf_counter() - begun
-    files = _write(run, solution, labels, options, kind)
+    files = _write(run, solution, labels, options, kind, (grid, steps))
     calls = solution.rows / options.n
     if options.json:
         kit.emit({
-            "run": str(options.run), "files": [str(f) for f in files], "n": options.n, "steps": options.steps,
-            "solver": options.solver, "guidance": options.guidance, "network_calls": calls,
+            "run": str(options.run), "files": [str(f) for f in files], "n": options.n, "steps": steps,
+            "solver": options.solver, "grid": grid.spacing, "shift": grid.shift, "guidance": options.guidance,
+            "network_calls": calls,
             "seeds": solution.seeds.tolist(), "labels": None if labels is None else labels.tolist(),
             "seconds": round(seconds, 2),
         })  # fmt: skip
         return 0
     print(files[0])
     kit.say(
-        f"{options.n} samples by {options.steps} steps of {options.solver}: {calls:g} network calls a sample, "
+        f"{options.n} samples by {steps} steps of {options.solver}: {calls:g} network calls a sample, "
         f"{seconds:.1f} s. Files are in {files[0].parent}."
     )
     return 0
+
+
+def read_grid(options: Options, shift: float) -> "Grid":
+    """The grid of --grid and --shift.
+
+    Args:
+        options: The flags.
+        shift: Where neither flag gives one.
+
+    Raises:
+        OptionError: For a text that is no grid, or two shifts.
+    """
+    from rheos.sample import Grid
+
+    if options.shift is None:
+        return Grid.read(options.grid, shift)
+    if "@" in options.grid:
+        raise kit.misuse(f"--grid {options.grid} has a shift already. Leave out --shift {options.shift:g}.")
+    return Grid.read(options.grid, options.shift)
 
 
 def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tensor | None":
@@ -143,7 +171,9 @@ def _format(run: "Run", asked: str) -> str:
     return asked
 
 
-def _write(run: "Run", solution: "Solution", labels: "Tensor | None", options: Options, kind: str) -> list[Path]:
+def _write(
+    run: "Run", solution: "Solution", labels: "Tensor | None", options: Options, kind: str, way: "tuple[Grid, int]"
+) -> list[Path]:
     import numpy as np
     import torch
 
@@ -166,8 +196,8 @@ def _write(run: "Run", solution: "Solution", labels: "Tensor | None", options: O
     span = run.field.value_range
     assert span is not None
     pictures = to_pictures(x, span)
-    about = {"rheos": "sample", "run": str(options.run), "steps": str(options.steps), "solver": options.solver,
-             "guidance": f"{options.guidance:g}"}  # fmt: skip
+    about = {"rheos": "sample", "run": str(options.run), "steps": str(way[1]), "solver": options.solver,
+             "grid": way[0].spacing, "shift": f"{way[0].shift:.12g}", "guidance": f"{options.guidance:g}"}  # fmt: skip
     columns = max(1, min(16, round(math.sqrt(options.n * 1.6))))
     first = folder / "grid.png"
     save_png(first, upscale(grid(pictures, columns)), {**about, "seed": f"{seeds[0]}..{seeds[-1]}"})

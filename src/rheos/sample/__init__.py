@@ -4,20 +4,24 @@ from rheos.sample.adams import AdamsBashforth
 from rheos.sample.adaptive import BogackiShampine, DormandPrince, Tsitouras
 from rheos.sample.churn import Churn
 from rheos.sample.deis import DEIS, IPNDM
+from rheos.sample.diagnose import SamplingError, sampling_error
 from rheos.sample.dpm import DPMSinglestep, DPMSolver
 from rheos.sample.draw import draw, draw_solution, grid_for
 from rheos.sample.dualfast import DualFast
 from rheos.sample.exponential import DDIM
 from rheos.sample.fireflow import FireFlow
 from rheos.sample.flight import Flight, join, load, save, split
-from rheos.sample.grids import Grid, check_grid
+from rheos.sample.grids import Grid, check_grid, dynamic_shift
 from rheos.sample.guidance import CFG, AutoGuidance, ClassifierGuidance, SeveralConditions
 from rheos.sample.inversion import FixedPoint, ImplicitEuler, ImplicitMidpoint, invert
 from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
 from rheos.sample.likelihood import Likelihood, dequantise, log_likelihood
+from rheos.sample.logprob import step_logprob
 from rheos.sample.loop import Loop
 from rheos.sample.methods import SOLVERS, solver
 from rheos.sample.posterior import PosteriorGuidance
+from rheos.sample.recommend import recommend
+from rheos.sample.recommendation import Recommendation, Trial
 from rheos.sample.reversible import AsynchronousLeapfrog, ReversibleHeun, turn
 from rheos.sample.rungekutta import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta, Tableau
 from rheos.sample.solution import Solution, drive, solve
@@ -58,12 +62,15 @@ __all__ = [
     "Likelihood",
     "Loop",
     "PosteriorGuidance",
+    "Recommendation",
     "Renoise",
     "ReversibleHeun",
     "RungeKutta",
+    "SamplingError",
     "SeveralConditions",
     "Solution",
     "Tableau",
+    "Trial",
     "Tsitouras",
     "UniPC",
     "check_grid",
@@ -71,14 +78,18 @@ __all__ = [
     "draw",
     "draw_solution",
     "drive",
+    "dynamic_shift",
     "grid_for",
     "invert",
     "join",
     "load",
     "log_likelihood",
+    "recommend",
+    "sampling_error",
     "save",
     "solve",
     "solver",
     "split",
+    "step_logprob",
     "turn",
 ]

@@ -196,7 +196,7 @@ class Loop:
             return reply.value, f
         names, sizes = [name for name, _ in q.branches], [n for _, n in q.branches]
         owns = [dict(o) for o in f.steer]
-        with torch.set_grad_enabled(q.grad):
+        with torch.set_grad_enabled(q.grad or torch.is_grad_enabled()):
             values = dict(zip(names, split(reply.value, sizes), strict=True))
             xs = dict(zip(names, split(q.x, sizes), strict=True)) if len(names) > 1 else {names[0]: q.x}
             if () in xs:

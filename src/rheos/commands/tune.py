@@ -1,0 +1,150 @@
+"""`rheos tune`."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from rheos.commands import kit
+
+if TYPE_CHECKING:
+    from rheos.sample.recommendation import Recommendation, Trial
+    from rheos.train import Run
+
+__all__ = ["Options", "main"]
+
+EXAMPLES = "rheos tune runs/mine --evaluations 4,8,16"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find the solver and the time grid that follow a trained flow best.
+
+    All solvers carry the same noise over all grids within each budget of network calls, and are compared with a fine
+    reference. The choice is made on one half of the rows, the errors are those of the other half. It says how well the
+    flow is followed, not how good its samples are: that is rheos eval.
+
+    Args:
+        run: The run directory.
+        evaluations: Budgets of network calls a sample, separated by commas.
+        n: Rows, half to choose on and half to measure on.
+        solvers: Names of rheos list solvers, separated by commas; all with a fixed number of deterministic steps unless
+            given. Euler and Heun are always among them.
+        grids: Grids as rheos sample takes them, a shift after an @, separated by commas, such as uniform@3,karras:5;
+            a choice of seven unless given.
+        guidance: How strongly samples are pulled towards their label; 1 is not at all.
+        label: A class by number or name, or none; every class in turn unless given.
+        seed: Of the first row.
+        out: Folder for tune.json and tune.png; a folder "tune" in the run unless given.
+        json: Print what was measured as JSON on standard output.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    evaluations: str = "4,8,16"
+    n: int = 64
+    solvers: str | None = None
+    grids: str | None = None
+    guidance: float = 1.0
+    label: str | None = None
+    seed: int = 0
+    out: Path | None = None
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure, write, say."""
+    options = kit.parse(Options, argv, "tune", EXAMPLES)
+    budgets = kit.numbers(options.evaluations, "--evaluations")
+    if options.n < 4:
+        raise kit.misuse(f"--n must be at least 4, half to choose on and half to measure on, got {options.n}.")
+    from rheos.core.errors import check_choice
+    from rheos.sample import SOLVERS
+    from rheos.sample.grids import Grid
+    from rheos.train import load
+
+    solvers, grids = (None if text is None else text.split(",") for text in (options.solvers, options.grids))
+    for name in solvers or ():
+        check_choice("solver", name, SOLVERS)
+    for text in grids or ():
+        Grid.read(text)
+    run = load(options.run)
+    found = _measure(run, options, budgets, solvers, grids)
+    lines = {e: _command(options, run, found.best(e)) for e in found.evaluations if found.within(e)}
+    plain = {"run": str(options.run), "n": options.n, "guidance": options.guidance, **found.to_dict(),
+             "commands": {str(e): line for e, line in lines.items()}}  # fmt: skip
+    files = _write(found, plain, options.out or options.run / "tune")
+    if options.json:
+        kit.emit({**plain, "files": [str(f) for f in files]})
+        return 0
+    for e in found.evaluations:
+        if e in lines:
+            _print(found, e, lines[e])
+        else:
+            kit.say(f"Within {e} network calls nothing works; tune.json says why.")
+    if found.left_out:
+        kit.say(f"Not tried, tune.json says why: {', '.join(found.left_out)}.")
+    kit.say(f"The reference is {found.reference}, known to {found.accuracy:.2g}. Files are in {files[0].parent}.")
+    return 0
+
+
+def _measure(
+    run: "Run", options: Options, budgets: list[int], solvers: list[str] | None, grids: list[str] | None
+) -> "Recommendation":
+    from rheos.commands.sample import read_labels
+    from rheos.sample.recommend import recommend
+    from rheos.show import progress_bar
+
+    labels = read_labels(run, options.label, options.n, options.seed)
+    if options.guidance != 1 and labels is None:
+        raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
+    given: dict[str, Any] = {} if labels is None else {"label": labels}
+    kit.say(f"Drawing the reference, then trying solvers and grids on {options.n} rows.")
+    with progress_bar("trials", 1) as bar:
+        return recommend(
+            run.field,
+            budgets,
+            solvers=solvers,
+            grids=grids,
+            n=options.n,
+            seed=[options.seed + k for k in range(options.n)],
+            guidance=options.guidance,
+            progress=bar,
+            **given,
+        )
+
+
+def _command(options: Options, run: "Run", best: "Trial") -> str:
+    """The line that samples like the best trial."""
+    words = ["rheos", "sample", str(options.run), "--solver", best.solver, "--steps", str(best.steps)]
+    words += ["--grid", best.grid.spacing]
+    if best.grid.shift != run.field.shift:
+        words += ["--shift", f"{best.grid.shift:.12g}"]
+    if options.guidance != 1:
+        words += ["--guidance", f"{options.guidance:g}"]
+    if options.label is not None:
+        words += ["--label", options.label]
+    return shlex.join(words)
+
+
+def _write(found: "Recommendation", plain: dict[str, Any], folder: Path) -> list[Path]:
+    from rheos.claims.checkout import write
+    from rheos.show import curves, figure_png
+
+    files = [folder / "tune.json", folder / "tune.png"]
+    write(files[0], (json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    lines = found.curves()
+    figure = curves(lines, "network calls", f"error against the reference, median of {found.measured_on} rows")
+    write(files[1], figure_png(figure))
+    return files
+
+
+def _print(found: "Recommendation", budget: int, line: str) -> None:
+    from rheos.sample.recommendation import HEAD
+
+    rows = [t.cells() for t in found.shown(budget)]
+    kit.table(HEAD, rows, caption=found.sentence(budget))
+    print(f"\n    {line}\n")
