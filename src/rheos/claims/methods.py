@@ -46,8 +46,9 @@ METHODS: tuple[Method, ...] = (
     Method("hidream", "HiDream-I1: A High-Efficient Image Generative Foundation Model with Sparse Diffusion "
            "Transformer", 2025, "2505.22705", "nets", "rheos.nets.mmdit"),
     Method("dualfast", "DualFast: Dual-Speedup Framework for Fast Sampling of Diffusion Models",
-           2025, "2506.13058", "sample", "rheos.sample.dualfast"),
-    Method("solvers", "Numerical samplers for flows", 2026, "", "sample", "rheos.sample.methods:SOLVERS"),
+           2025, "2506.13058", "sample", "rheos.sample.dualfast:DualFast", "sample/test_dualfast.py"),
+    Method("solvers", "Numerical samplers for flows",
+           2026, "", "sample", "rheos.sample.methods:SOLVERS", "sample/test_order.py"),
     Method("arflow", "ARFlow: Autoregressive Flow with Hybrid Linear Attention",
            2025, "2501.16085", "train", "rheos.train.arflow"),
     Method("bfm", "Blockwise Flow Matching: Improving Flow Matching Models For Efficient High-Quality Generation",
