@@ -20,6 +20,7 @@ ROOMS = {
     "metrics": "figures of quality and cost",
     "distill": "few steps",
     "guide": "steering and editing",
+    "adapters": "other libraries",
     "claims": "claims that run",
     "show": "pictures and pages",
     "tour": "the tour",

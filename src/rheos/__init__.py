@@ -12,11 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rheos import claims, core, data, distill, guide, metrics, nets, sample, train
+    from rheos import adapters, claims, core, data, distill, guide, metrics, nets, sample, train
     from rheos.train import load
 
 __all__ = [
-    "__version__", "claims", "core", "data", "distill", "guide", "load", "metrics", "nets", "sample", "train",
+    "__version__", "adapters", "claims", "core", "data", "distill", "guide", "load", "metrics", "nets", "sample",
+    "train",
 ]  # fmt: skip
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ of our output went away.
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,9 @@ from importlib import import_module
 from typing import TextIO
 
 __all__ = ["VERBS", "main"]
+
+PYTHON = re.compile(r'\b(skip_corrupt|download|size|range)=("?[\w.]+"?)')
+"""Arguments of `rheos.data.load` in a message, which have another form on the command line."""
 
 VERBS: dict[str, str] = {
     "tour": "See it all once: train, sample, straighten and steer a flow, and write a report.",
@@ -97,6 +101,7 @@ def _explain(error: Exception) -> int:
     names = {c.__name__ for c in type(error).__mro__}
     text = " ".join(str(error).split()) or type(error).__name__
     if "RheosError" in names:
+        text = PYTHON.sub(lambda m: f"--set data.{m[1]}={m[2].strip(chr(34)).lower()}", text)
         return _say(text, FAILED if names & {"NonFiniteError", "StepSizeError"} else USAGE)
     if isinstance(error, OSError):
         return _say(f"{error.strerror or text}: {error.filename or 'a file'}.", FAILED)

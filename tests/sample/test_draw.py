@@ -156,6 +156,7 @@ class Classy(nn.Module):
     ("call", "error", "said"),
     [
         (lambda f: draw(f, 0), OptionError, "n must be at least 1, got 0"),
+        (lambda f: draw(f, 2.5), OptionError, r"n must be an integer, got 2\.5"),
         (lambda f: draw(f, 2, batch=0), OptionError, "batch must be at least 1, got 0"),
         (lambda f: draw(f, 2, steps=0), OptionError, "steps must be at least 1, got 0"),
         (lambda f: draw(f, 2, steps=(0.0, 20.0)), TimeError, "got 20"),

@@ -6,6 +6,7 @@ the path's algebra from the head's own output.
 """
 
 from collections.abc import Callable
+from numbers import Real
 from typing import cast
 
 import torch
@@ -258,6 +259,8 @@ def check_time(t: Time, x: State) -> Time:
         if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
             raise TimeError(f"Times lie in [0, 1], got values from {float(t.min())} to {float(t.max())}.")
         return t.double()
+    if not isinstance(t, Real):
+        raise TimeError(f"t must be a number, a tensor or a dict of tensors, got {type(t).__name__}.")
     if not 0 <= t <= 1:
         raise TimeError(f"Times lie in [0, 1], got {t}. t = 0 is noise, t = 1 is data.")
     return float(t)

@@ -19,6 +19,7 @@ from rheos.sample.likelihood import Likelihood, dequantise, log_likelihood
 from rheos.sample.logprob import step_logprob
 from rheos.sample.loop import Loop
 from rheos.sample.methods import SOLVERS, solver
+from rheos.sample.newupdate import NewUpdate
 from rheos.sample.posterior import PosteriorGuidance
 from rheos.sample.recommend import recommend
 from rheos.sample.recommendation import Recommendation, Trial
@@ -61,6 +62,7 @@ __all__ = [
     "ImplicitMidpoint",
     "Likelihood",
     "Loop",
+    "NewUpdate",
     "PosteriorGuidance",
     "Recommendation",
     "Renoise",

@@ -144,16 +144,14 @@ def draw_solution(
 
     Further options: `trace` keeps the states at every time.
     """
-    if n < 1:
-        raise OptionError(f"n must be at least 1, got {n}.")
+    _check_count("n", n)
     shape = cast(tuple[int, ...] | None, options.pop("shape", None)) or field.shape
     steers = tuple(cast(Sequence[Steer], options.pop("steers", ())))
     source = cast(State | None, options.pop("source", None))
     batch = cast(int | None, options.pop("batch", None))
     batch = n if batch is None else batch
     trace = bool(options.pop("trace", False))
-    if batch < 1:
-        raise OptionError(f"batch must be at least 1, got {batch}.")
+    _check_count("batch", batch)
     cond = conditions(field, n, options)
     if guidance is not None and guidance != 1.0:
         if not field.conditions:
@@ -178,6 +176,13 @@ def draw_solution(
     path = map_state(lambda *p: torch.cat(p, 1), *[cast(State, s.path) for s in parts]) if trace else None
     calls, evaluated = sum(s.calls for s in parts), sum(s.rows for s in parts)
     return Solution(concat([s.x for s in parts]), calls, evaluated, times, seeds, path, x)
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise OptionError(f"{name} must be an integer, got {value!r}.")
+    if value < 1:
+        raise OptionError(f"{name} must be at least 1, got {value}.")
 
 
 def _source(field: Field, shape: tuple[int, ...] | None, seeds: Tensor, times: tuple[float, ...]) -> State:

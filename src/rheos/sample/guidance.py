@@ -101,7 +101,9 @@ class CFG(Steer):
             return branches
         out: dict[Name, Branch] = {}
         for name, b in branches.items():
-            twin = {**view.null(b.cond), **{n: view.own[f"negative {n}"] for n in self.negative or {}}}
+            given = {n: view.own[f"negative {n}"] for n in self.negative or {}}
+            rest = {n: v for n, v in b.cond.items() if n not in given}  # a field may have no null for what is given
+            twin = {**(view.null(rest) if rest else {}), **given}
             if twin.keys() != b.cond.keys():
                 raise ConditionError(f"negative names {sorted(self.negative or {})}, the field takes {sorted(b.cond)}.")
             out[name] = b

@@ -144,6 +144,9 @@ def log_likelihood(
             network's parameters, and memory grows with the number of steps; `base`, the log density (B,) of latents,
             for a source that is not Gaussian; and the field's conditions.
 
+    Returns:
+        The densities with their standard errors and the latents.
+
     Raises:
         OptionError: For options out of range, solvers that add noise or scale the state, fields with a memory, and
             fields whose output does not depend on x (they detach it).

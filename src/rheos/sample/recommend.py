@@ -63,6 +63,9 @@ def recommend(
         progress: Called with the number of trials done and their total.
         **cond: The field's conditions and further options, as in `draw_solution`.
 
+    Returns:
+        The errors of all trials, and the best of each budget.
+
     Raises:
         OptionError: For budgets or rows that are too few, a solver that is stochastic or adaptive, or one that was
             asked for and cannot run on this field.
