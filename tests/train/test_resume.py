@@ -26,7 +26,7 @@ def cut(train, monkeypatch):
     def run(out, at, **options):
         from rheos.train.engine import Engine
 
-        step = Engine.step
+        step = Engine.take
 
         def dying(self, number, batch):
             if number == at:
@@ -34,7 +34,7 @@ def cut(train, monkeypatch):
             step(self, number, batch)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Engine, "step", dying)
+            patch.setattr(Engine, "take", dying)
             with pytest.raises(_CutError):
                 train(out, **options)
 

@@ -61,7 +61,7 @@ def test_a_resumed_run_tells_its_trackers_where_it_goes_on(tmp_path, train, modu
 
 
 def test_trackers_are_closed_when_a_run_fails(tmp_path, train, module, monkeypatch):
-    monkeypatch.setattr("rheos.train.engine.Engine.step", lambda *a: 1 / 0)
+    monkeypatch.setattr("rheos.train.engine.Engine.take", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path, trackers=("mine:Listening",))
     assert module.heard[-1] == ("close",)

@@ -18,11 +18,14 @@ from rheos.core.base import Cond, Coupling, Pairs
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, OptionError, check_choice
 from rheos.core.gibbs import Gibbs
+from rheos.core.pair_costs import check_price, pair_costs
 from rheos.core.state import State, concat, select
-from rheos.core.transport import assignment, check_entropic, check_finite, check_rows, sinkhorn, squared_distances
+from rheos.core.transport import assignment, check_entropic, check_rows, sinkhorn
+from rheos.core.unbalanced import Unbalanced
 
 __all__ = [
-    "ExactOT", "Gibbs", "GivenPairs", "Independent", "PerCondition", "Sinkhorn", "check_pairs", "coupling",
+    "ExactOT", "Gibbs", "GivenPairs", "Independent", "PerCondition", "Sinkhorn", "Unbalanced", "check_pairs",
+    "coupling",
 ]  # fmt: skip
 
 Logs = Mapping[str, Tensor | float]
@@ -61,6 +64,8 @@ class ExactOT(Coupling):
 
     Args:
         power: The exponent p, at least 1.
+        condition: A condition whose difference costs as well (see `core.pair_costs`), or None.
+        beta: The price of unequal conditions, in the unit of the cost.
 
     Example:
         >>> pairs = ExactOT()(torch.tensor([[0.0], [9.0]]), torch.tensor([[8.0], [1.0]]), {}, Draws(torch.arange(2)))
@@ -71,9 +76,12 @@ class ExactOT(Coupling):
     """
 
     power: float = 2.0
+    condition: str | None = None
+    beta: float = 0.0
     gaussian = False
 
     def __post_init__(self) -> None:
+        check_price(self.condition, self.beta)
         if not 1 <= self.power < float("inf"):
             raise OptionError(f"power must be at least 1, got {self.power}.")
 
@@ -85,7 +93,7 @@ class ExactOT(Coupling):
             ShapeError: If source and data differ in shape.
             NonFiniteError: If a row is not finite.
         """
-        cost = _batch_cost(x0, x1, self.power)
+        cost = pair_costs(x0, x1, cond, self.power, self.condition, self.beta)
         index = assignment(cost)
         mean = cost.gather(0, index[None]).mean()
         return Pairs(select(x0, index), x1, cond, index0=index, logs={"pair_cost": mean})
@@ -108,6 +116,8 @@ class Sinkhorn(Coupling):
         iterations: Limit on Sinkhorn iterations.
         tolerance: Share of mass that may sit on the wrong source row.
         sampled: "conditional" or "permutation".
+        condition: A condition whose difference costs as well, or None.
+        beta: The price of unequal conditions, in units of squared distance.
 
     Reference: Tong et al. (2023), https://arxiv.org/abs/2302.00482; Papandreou & Yuille (2011) for perturb-and-MAP.
     """
@@ -116,9 +126,12 @@ class Sinkhorn(Coupling):
     iterations: int = 1000
     tolerance: float = 1e-3
     sampled: Literal["conditional", "permutation"] = "conditional"
+    condition: str | None = None
+    beta: float = 0.0
     gaussian = False
 
     def __post_init__(self) -> None:
+        check_price(self.condition, self.beta)
         check_entropic(self.epsilon, self.iterations, self.tolerance)
         check_choice("sampled", self.sampled, ("conditional", "permutation"))
 
@@ -129,7 +142,7 @@ class Sinkhorn(Coupling):
         Warns:
             RuntimeWarning: If the plan has not converged.
         """
-        cost = _batch_cost(x0, x1, 2.0)
+        cost = pair_costs(x0, x1, cond, 2.0, self.condition, self.beta)
         plan = sinkhorn(cost, self.epsilon, self.iterations, self.tolerance)
         if not plan.converged:
             warnings.warn(
@@ -147,13 +160,6 @@ class Sinkhorn(Coupling):
             index = torch.searchsorted(log.softmax(1).cumsum(1), u).squeeze(1).clamp_(max=len(log) - 1)
         logs: Logs = {"pair_cost": cost.gather(0, index[None]).mean(), "plan_error": plan.error}
         return Pairs(select(x0, index), x1, cond, index0=index, logs=logs)
-
-
-def _batch_cost(x0: State, x1: State, power: float) -> Tensor:
-    check_rows(x0, x1)
-    check_finite(x0, x1)
-    squared = squared_distances(x0, x1)
-    return squared if power == 2.0 else squared.pow_(power / 2)
 
 
 @final
@@ -288,5 +294,7 @@ def coupling(name: str | Coupling) -> Coupling:
     }
     if name == "sinkhorn":
         raise OptionError("Sinkhorn needs its regularisation, in units of squared distance: Sinkhorn(epsilon=0.05).")
+    if name == "unbalanced":
+        raise OptionError("Unbalanced needs two numbers of the unit of squared distance: Unbalanced(0.05, mass=1.0).")
     check_choice("coupling", name, leaves)
     return leaves[name]()

@@ -114,11 +114,23 @@ class Engine:
             step: Counted from 0; keys all randomness.
             batch: The global batch, on the device.
         """
-        options, n = self.options, len(batch.x)
+        self.take(step, self.plan(step, batch))
+
+    def plan(self, step: int, batch: Batch) -> Plan:
+        """The batch coupled, with its times and noise: a function of the seed and the step.
+
+        Args:
+            step: Counted from 0.
+            batch: The global batch of a step, or of several that are coupled together.
+        """
+        torch.manual_seed(_seed(self.options.seed, step))
+        draws = Draws.training(self.options.seed, step, len(batch.x), device=self.team.device)
+        return self.objective.prepare(self.field, batch.x, batch.cond, draws)
+
+    def take(self, step: int, plan: Plan) -> None:
+        """One optimiser step on a plan."""
+        options, n = self.options, self.options.batch
         torch.manual_seed(_seed(options.seed, step))
-        plan = self.objective.prepare(
-            self.field, batch.x, batch.cond, Draws.training(options.seed, step, n, device=self.team.device)
-        )
         for k, (start, stop) in enumerate(self.parts):
             whole = stop - start == n
             if not whole:  # dropout needs other masks in each part

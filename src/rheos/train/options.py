@@ -34,6 +34,8 @@ class Options:
         warmup: Steps in which the learning rate rises to lr; a tenth of the run, at most 100, unless given.
         decay: How the rate falls after warm-up: cosine or linear, to nothing at the last step; or constant.
         clip: Largest norm of a step's gradient; 0 leaves it alone.
+        couple: Steps whose batches are coupled together, so that transport sees batch x couple rows while a step has
+            batch rows; its cost is paid once in so many steps.
         accumulate: Parts that a process cuts its rows into, to save memory; the step stays the same.
         precision: Of the network's arithmetic; weights, times and losses stay float32. fp16 needs a GPU.
         ema: How much of the average of weights stays at each step, in [0, 1); 0 keeps none. Young ones forget faster.
@@ -63,6 +65,7 @@ class Options:
     warmup: int | None = None
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     clip: float = 1.0
+    couple: int = 1
     accumulate: int = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: float = 0.999
@@ -77,7 +80,7 @@ class Options:
     parallel: Literal["ddp", "fsdp"] = "ddp"
 
     def __post_init__(self) -> None:
-        for name in ("batch", "accumulate", "sample_count", "log_every", "keep"):
+        for name in ("batch", "couple", "accumulate", "sample_count", "log_every", "keep"):
             _whole(name, getattr(self, name), 1)
         for name in ("save_every", "sample_every"):
             _whole(name, getattr(self, name), 0)

@@ -17,6 +17,7 @@ from rheos.train.files import Files
 from rheos.train.interrupt import Interruption, interruptible
 from rheos.train.options import Options
 from rheos.train.pictures import Pictures
+from rheos.train.plans import Plans
 from rheos.train.progress import Bar
 from rheos.train.run import Run
 
@@ -52,6 +53,7 @@ class Session:
         # sharding changes a network in place, so what is handed out in the end is copied before
         self.copy = copy.deepcopy(field) if team.size > 1 and options.parallel == "fsdp" else None
         self.engine = Engine(field, objective, options, team, self.steps)
+        self.plans = Plans(self.engine, self._batch, options)
         self.pictures = Pictures(field, objective, data, options) if files and options.sample_every else None
         self.lines: list[dict[str, Any]] = []
         self.done, self._before, self._begun = 0, 0.0, time.perf_counter()
@@ -62,7 +64,7 @@ class Session:
         show = progress if self.team.leads else False
         with interruptible() as wish, self.engine.compiled(), Bar(self.steps, self.done, show) as bar:
             for step in range(self.done, self.steps):
-                self.engine.step(step, self._batch(step))
+                self.engine.take(step, self.plans(step))
                 self.done = step + 1
                 bar.step(self.done)
                 last = self.done == self.steps
