@@ -8,8 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench import sampling, training
+from bench import bellman, couplings, distillation, flowmaps, latents, sampling, solvers, training
 from bench.harness import Ratio
+from bench.peers import absent
 from rheos.core.files import write_whole
 
 BENCHES: dict[str, Callable[[], list[Ratio]]] = {
@@ -18,9 +19,17 @@ BENCHES: dict[str, Callable[[], list[Ratio]]] = {
     "draws": training.draws,
     "sampling": sampling.overhead,
     "memory": sampling.memory,
+    "solvers": solvers.overhead,
+    "accuracy": solvers.accuracy,
+    "couplings": couplings.couplings,
+    "latents": latents.caching,
+    "bellman": bellman.search,
+    "flowmaps": flowmaps.flow_maps,
+    "pairs": distillation.generation,
+    "one-step": distillation.one_step,
 }
 RESULTS = Path(__file__).with_name("results.json")
-PACKAGES = ("torch", "rheos", "torchcfm", "flow-matching", "azula")
+PACKAGES = ("torch", "rheos", "torchcfm", "flow-matching", "azula", "torchdiffeq", "diffusers")
 
 
 def main(names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[dict[str, Any]]:
@@ -34,12 +43,16 @@ def main(names: Sequence[str] = (), say: Callable[[str], None] = print) -> list[
         KeyError: For an unknown name.
     """
     rows: list[dict[str, Any]] = []
+    if not names or {"solvers", "accuracy"} & set(names):
+        for line in absent():
+            say(line)
     for name in names or BENCHES:
         for ratio in BENCHES[name]():
             row = {"bench": name, **ratio.to_dict(), "versions": _versions()}
             verdict = "holds" if ratio.holds else "fails"
             target = f"(target {ratio.op} {ratio.target}) {verdict}"
-            say(f"{ratio.name} / {ratio.peer}: {ratio.value:.3f} {target}; {ratio.detail}")
+            unit = "" if ratio.unit == "ratio" else f" {ratio.unit}"
+            say(f"{ratio.name} / {ratio.peer}: {ratio.value:.3f}{unit} {target}; {ratio.detail}")
             rows.append(row)
     _store(rows)
     return rows

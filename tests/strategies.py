@@ -74,3 +74,30 @@ def mixture(path: str = "linear", labels: bool = False) -> GaussianMixtureField:
 def gaussian(path: str = "linear", mean: float = 1.5, std: float = 0.3, dim: int = 1) -> GaussianMixtureField:
     """One component, whose flow map is known."""
     return GaussianMixtureField(means=[[mean] * dim], stds=[std], path=path)
+
+
+class GaussianMap(torch.nn.Module):
+    """The exact average velocity of the flow from N(0, I) to N(m, c^2) on the linear path, and `off` times x beside it.
+
+    Called with one time it is the average to the end, with two the average between them; where they meet, the velocity.
+    """
+
+    conditions = frozenset[str]()
+
+    def __init__(self, mean: float = 1.5, std: float = 0.4, off: float = 0.0) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.off = torch.nn.Parameter(torch.tensor(off, dtype=torch.float64))
+
+    def spread(self, t: Tensor) -> Tensor:
+        return ((t * self.std) ** 2 + (1 - t) ** 2).sqrt()
+
+    def forward(self, x: Tensor, s: Tensor, t: Tensor | None = None) -> Tensor:
+        end = torch.ones_like(s) if t is None else t
+        s, end = (v.reshape(-1, *(1,) * (x.ndim - 1)) for v in (s, end))
+        rate = (s * self.std**2 - (1 - s)) / self.spread(s) ** 2
+        velocity = self.mean + rate * (x - s * self.mean)
+        apart = end - s > 1e-9
+        gap = torch.where(apart, end - s, 1.0)
+        moved = end * self.mean + self.spread(end) / self.spread(s) * (x - s * self.mean)
+        return torch.where(apart, (moved - x) / gap, velocity) + self.off * x

@@ -29,18 +29,62 @@ TABLE = core.Discrete((0.9, 0.5, 0.1))
 def examples() -> dict[str, Any]:
     """One object of each kind, with values that are not the defaults."""
     from rheos.data.recipe import Recipe as DataRecipe
+    from rheos.distill import (
+        AtTimes,
+        BellmanSearch,
+        ChordMatching,
+        Consistency,
+        Distillation,
+        Flip,
+        FlowMapLoss,
+        MixedPairs,
+        QuarterTurns,
+        SegmentRecipe,
+        StackedVelocity,
+        Together,
+    )
     from rheos.distill.pairs import Recipe as PairRecipe
-    from rheos.train import Options
+    from rheos.metrics import LPIPS, FeatureMap
+    from rheos.train import Autoencoding, ConcatCondition, CrossFlow, CrossNet, Options, SourceLosses
 
     uniform = core.UniformTime()
     return {
+        "Adaptive": core.Adaptive(0.75, 1e-3),
         "AffinePath": core.AffinePath(core.VP(0.2, 10.0), sigma_data=0.7),
+        "AnnealedPairs": core.AnnealedPairs("cosine", over=30),
         "Antithetic": core.Antithetic("logit-normal"),
+        "AtTimes": AtTimes((0.0, 0.5)),
+        "Autoencoder": nets.Autoencoder(1, factor=2, width=8, multipliers=(1, 2)),
+        "Autoencoding": Autoencoding(0.01, "l1"),
+        "BellmanSearch": BellmanSearch(20, 30, "digits", "heun", 2.0, 1, 10, "edm"),
         "BetaTime": core.BetaTime(2.0, 3.0),
+        "ChordMatching": ChordMatching((0.0, 0.4, 1.0), 2, "huber"),
+        "Consistency": Consistency(delta=0.02, phases=2),
+        "ConcatCondition": ConcatCondition(
+            nets.UNet(2, width=8, multipliers=(1, 2), concat=6),
+            known=2,
+            maps=5,
+            codes=3,
+            factor=2,
+            train_rescaler=False,
+        ),
         "CosMap": core.CosMap(),
+        "CrossFlow": CrossFlow(
+            "words", "mask", core.FlowMatching(dropout=0.0), SourceLosses(kl=0.0), 0.2, detach_source=True, shown="x"
+        ),
+        "CrossNet": CrossNet(
+            nets.MLP(4, hidden=4, classes=1),
+            nets.VectorEncoder(3, (4,), hidden=4),
+            tower=nets.VectorTower(4),
+            spread=0.1,
+        ),
         "DataRecipe": DataRecipe("digits", 16, True, range=(0.0, 1.0), split=("train", 0.2, 1), conditions=("label",)),
+        "Deployed": core.Deployed("logit-normal", ((0.0, 1.0),), 0.5, 0.25),
+        "Derivative": core.Derivative("fd", 0.02, "rms"),
         "DiT": nets.DiT(1, (4, 8), dim=8, depth=1, classes=3),
         "Discrete": TABLE,
+        "Distillation": Distillation(Together(QuarterTurns()), AtTimes((0.0, 1.0)), "l1", source=core.FromSeed()),
+        "Dyadic": core.Dyadic(3, 0.5),
         "EDM": core.EDM(0.01, 50.0, 5.0),
         "EDMNet": nets.EDM(nets.MLP(2, hidden=4, depth=1), "gvp", 0.4),
         "EDMTime": core.EDMTime(std=0.9, schedule="vp"),
@@ -51,9 +95,16 @@ def examples() -> dict[str, Any]:
         "Field": core.Field(
             nets.MLP(2, hidden=4), "gvp", "data", shift=3.0, gaussian=False, shape=(2,), value_range=(-1.0, 1.0)
         ),
+        "Flip": Flip(-2),
         "FlowMap": core.FlowMap(nets.MLP(2, hidden=4), "gvp"),
+        "FlowMapField": core.FlowMapField(
+            nets.TwoTimeAdapter(nets.MLP(2, hidden=4, time_features=4)), "gvp", "data", shape=(2,), baked=2.0
+        ),
+        "FlowMapLoss": FlowMapLoss("imf", core.TwoTimes("uniform", 0.5), guidance=(2.0, 0.5)),
         "FlowMatching": core.FlowMatching(core.Gibbs(0.3), "stratified", "huber", "snr", core.Uniform(), "data", 0.2),
+        "FeatureMap": FeatureMap("digits"),
         "FromCondition": core.FromCondition("x0", keep=True),
+        "FromSeed": core.FromSeed("row"),
         "FromSpace": core.FromSpace(core.UnitQuaternion()),
         "GVP": core.GVP(),
         "Gaussian": core.Gaussian(2.0),
@@ -64,42 +115,69 @@ def examples() -> dict[str, Any]:
         "Independent": core.Independent(),
         "JointPath": core.JointPath({"a": core.AffinePath("gvp"), "b": core.GeodesicPath(core.UnitQuaternion())}),
         "L1": core.L1(),
+        "LPIPS": LPIPS("alex", 64, (0.0, 1.0)),
         "Likelihood": core.Likelihood(),
         "Linear": core.Linear(0.1),
+        "LoRA": nets.LoRA(nets.MLP(2, hidden=4), 2, 3.0, ("first",)),
         "LogitNormal": core.LogitNormal(-1.0, 2.0),
         "MLP": nets.MLP(2, hidden=4, depth=2, residual=True, time_features=4),
         "MSE": core.MSE({"a": 1.0}),
         "Matched": core.Matched("velocity", "data"),
         "MinSNR": core.MinSNR(3.0),
+        "MixedPairs": MixedPairs("runs/real", 0.25),
         "ModeTime": core.ModeTime(0.5),
+        "MultiRes": nets.MultiRes(1, 8, stages=2, dim=8, width=8, depth=1, blocks=1, heads=2, classes=1),
+        "NoisyPath": core.NoisyPath(0.3, "tube"),
+        "OnPath": core.Field(nets.MLP(2, hidden=4), "vp", "noise", shape=(2,)).on("linear"),
         "One": core.One(),
         "Options": Options(batch=8, betas=(0.8, 0.9), trackers=("jsonl", "tensorboard")),
-        "PairRecipe": PairRecipe(steps=3),
+        "PairRecipe": PairRecipe(steps=3, grid="edm", noise="seed", store="uint8"),
         "PerCondition": core.PerCondition(core.ExactOT(), "label"),
         "PerVariable": core.PerVariable({"a": uniform, "b": core.LogitNormal()}),
+        "PictureEncoder": nets.PictureEncoder(1, (4, 4), (2,), width=8),
+        "PictureTower": nets.PictureTower(1, 4, 3, patch=2, dim=8, depth=1, heads=2),
         "PiecewiseTime": core.PiecewiseTime((0.0, 0.5, 1.0), (3.0, 1.0)),
         "Product": core.Product({"x": core.Euclidean(), "q": core.UnitQuaternion()}),
-        "PseudoHuber": core.PseudoHuber(0.03),
+        "PseudoHuber": core.PseudoHuber(0.03, per_element=True),
+        "QuarterTurns": QuarterTurns(),
+        "RMSE": core.RMSE(),
         "SNR": core.SNR(),
         "ShiftedTime": core.ShiftedTime("uniform", 3.0),
+        "SegmentRecipe": SegmentRecipe(10, "heun", 2.0, 1, 8, "edm"),
         "Sigmoid": core.Sigmoid(1.0),
         "Sinkhorn": core.Sinkhorn(0.1, 50, 0.01, "permutation"),
         "SlicedScoreMatching": core.SlicedScoreMatching(),
+        "SourceLosses": SourceLosses(0.5, 0.2, "square", 0.1, "label"),
+        "StackedVelocity": StackedVelocity(nets.MLP(2, hidden=4)),
         "Stratified": core.Stratified("u-shape"),
         "SubVP": core.SubVP(0.2, 9.0),
+        "TextAutoencoder": nets.TextAutoencoder(3, 4, latent=5, width=8),
+        "Timed": core.Timed(core.MSE(), 1.0, -1.0),
+        "TokenEncoder": nets.TokenEncoder(
+            2, 8, (1, 2, 2), compress=4, depth=1, reductions=1, heads=2, feedforward=4, head="conv"
+        ),
+        "Together": Together(Flip(), core.AnnealedPairs(0.5), ("concat",)),
+        "Total": core.Total((core.MSE(), core.Timed(core.L1(), noise=1.0))),
+        "TransportField": core.TransportField(nets.MLP(2, hidden=4), "gvp", "noise", shift=3.0, baked=4.0),
+        "TwoLaws": core.TwoLaws("uniform", "logit-normal", 0.5),
+        "TwoTimeAdapter": nets.TwoTimeAdapter(nets.MLP(2, hidden=4, time_features=4), features=6),
         "TwoTimes": core.TwoTimes("logit-normal", 0.25),
         "UNet": nets.UNet(1, width=8, multipliers=(1, 2), attention=(), classes=3),
+        "Upsampled": nets.Upsampled((1, 4, 4), 0.2, "nearest"),
         "UShape": core.UShape(2.0, 0.01),
+        "Unbalanced": core.Unbalanced(0.1, 2.0, condition="label", beta=0.5),
         "Uniform": core.Uniform(0.0, 2.0),
         "UniformTime": core.UniformTime(stratified=True),
         "UnitQuaternion": core.UnitQuaternion(),
         "VE": core.VE(0.02, 40.0),
+        "VectorEncoder": nets.VectorEncoder(3, (2, 2), hidden=4, depth=2),
+        "VectorTower": nets.VectorTower(3, 2, hidden=4, depth=2),
         "VP": core.VP(0.2, 10.0),
         "VariationalBound": core.VariationalBound(0.1),
     }
 
 
-OPEN = {"Dataset", "Perceptual", "Tilted"}
+OPEN = {"Dataset", "Halving", "Perceptual", "Tilted", "TransportLoss"}
 """Kinds that hold tensors or functions: a part of them is custom."""
 
 

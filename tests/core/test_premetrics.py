@@ -7,12 +7,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rheos.core.base import Context
-from rheos.core.errors import OptionError, ShapeError, UnknownOptionError
-from rheos.core.premetrics import L1, MSE, Huber, Perceptual, PseudoHuber, premetric
+from rheos.core.errors import OptionError, ShapeError, TimeError, UnknownOptionError
+from rheos.core.premetrics import L1, MSE, RMSE, Huber, Perceptual, PseudoHuber, Timed, Total, premetric
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 POOL = nn.AdaptiveAvgPool1d(2)
-ALL = [MSE(), L1(), Huber(0.7), PseudoHuber(0.3), Perceptual(lambda x: [x * 2, POOL(x.flatten(1))])]
+LOOK = Perceptual(lambda x: [x * 2, POOL(x.flatten(1))])
+ALL = [
+    MSE(), L1(), RMSE(), Huber(0.7), PseudoHuber(0.3), PseudoHuber(0.3, per_element=True), LOOK,
+    Timed(MSE(), data=-0.5, noise=2.0), Total((MSE(), Timed(LOOK, noise=1.5))),
+]  # fmt: skip
 named = pytest.mark.parametrize("law", ALL, ids=lambda m: type(m).__name__)
 
 
@@ -23,7 +27,7 @@ def pair(b, *shape, seed=0, dtype=torch.float64):
 
 def measure(law, x, y):
     first = x if isinstance(x, torch.Tensor) else next(iter(x.values()))
-    return law(x, y, Context(x, torch.zeros(len(first), dtype=torch.float64)))
+    return law(x, y, Context(x, torch.full((len(first),), 0.25, dtype=torch.float64), x, y))
 
 
 @named
@@ -78,6 +82,57 @@ def test_pseudo_huber_is_square_for_small_rows_even_in_float32_and_linear_for_la
     law, x = PseudoHuber(1.0), torch.full((1, 4), 1e-5)
     assert float(measure(law, x, torch.zeros(1, 4))) == pytest.approx(4e-10 / 2, rel=1e-5)
     assert float(measure(law, x * 1e9, torch.zeros(1, 4))) == pytest.approx(2e4 - 1, rel=1e-5)
+
+
+@few
+@given(n=st.integers(1, 50), size=st.floats(1e-6, 1e3), c=st.floats(0.001, 1))
+def test_pseudo_huber_per_element_has_a_constant_of_n_times_c_and_is_divided_by_n(n, size, c):
+    x = torch.full((1, n), size, dtype=torch.float64)
+    want = (math.sqrt(n * size * size + (c * n) ** 2) - c * n) / n
+    found = float(measure(PseudoHuber(c, per_element=True), x, torch.zeros_like(x)))
+    assert found == pytest.approx(want, abs=1e-9)
+
+
+def test_the_root_mean_square_is_the_root_of_the_mean_square_and_its_slope_does_not_shrink():
+    x, y = pair(3, 4, 5)
+    assert torch.allclose(measure(RMSE(), x, y), measure(MSE(), x, y).sqrt())
+    for size in (1e-9, 1.0):
+        z = (y + size * (x - y)).requires_grad_()
+        measure(RMSE(), z, y).sum().backward()
+        assert torch.allclose(z.grad.flatten(1).norm(dim=1), torch.full((3,), 20**-0.5, dtype=torch.float64))
+
+
+def test_a_timed_premetric_has_powers_of_t_and_of_one_minus_t_as_factor():
+    x, y = pair(2, 3)
+    t = torch.tensor([0.25, 0.5], dtype=torch.float64)
+    found = Timed(MSE(), data=2.0, noise=-1.0)(x, y, Context(x, t))
+    assert torch.allclose(found, MSE()(x, y, Context(x, t)) * t**2 / (1 - t))
+    assert Timed(LOOK).on == "data"
+    assert Timed(Total((LOOK,))).on == "both"
+
+
+def test_a_factor_that_is_infinite_at_a_time_is_refused():
+    x, y = pair(2, 3)
+    for law, t in ((Timed(MSE(), noise=-1.0), 1.0), (Timed(MSE(), data=-1.0), 0.0)):
+        with pytest.raises(TimeError, match=r"is infinite at an end of \[0, 1\].*UShape\(clip=1e-5\)"):
+            law(x, y, Context(x, torch.tensor([0.5, t])))
+        assert law(x, y, Context(x, torch.tensor([0.5, 1 - t]))).isfinite().all()
+    with pytest.raises(TimeError, match="one time a row"):
+        Timed(MSE())(x, y, Context(x, {"a": torch.zeros(2)}))
+    with pytest.raises(OptionError, match="powers of t and 1 - t must be finite"):
+        Timed(MSE(), data=math.inf)
+
+
+def test_a_total_gives_each_term_what_it_looks_at():
+    x, y = pair(3, 4)
+    data, target = pair(3, 4, seed=1)
+    context = Context(x, torch.full((3,), 0.5), data, target)
+    found = Total((MSE(), LOOK, Total((L1(),))))(x, y, context)
+    assert torch.allclose(found, MSE()(x, y, context) + LOOK(data, target, context) + L1()(x, y, context))
+    with pytest.raises(OptionError, match="Perceptual looks at data estimates, and the context has none"):
+        Total((LOOK,))(x, y, Context(x, torch.zeros(3)))
+    with pytest.raises(OptionError, match="needs at least one term"):
+        Total(())
 
 
 def test_parts_of_a_dict_count_alike_however_large_they_are_or_as_they_are_weighed():

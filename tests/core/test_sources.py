@@ -5,7 +5,7 @@ import torch
 
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import ConditionError, OptionError, ShapeError, UnknownOptionError
-from rheos.core.sources import Dataset, FromCondition, FromSpace, Gaussian, Uniform, source
+from rheos.core.sources import Dataset, FromCondition, FromSeed, FromSpace, Gaussian, Uniform, source
 from rheos.core.spaces import Euclidean, UnitQuaternion
 
 N = 4000
@@ -110,3 +110,22 @@ def test_sources_are_found_by_name():
     assert source(own) is own
     with pytest.raises(UnknownOptionError, match="did you mean 'gaussian'"):
         source("gausian")
+
+
+def test_a_seed_brings_back_the_noise_that_draw_begins_with_whatever_rows_stand_beside_it():
+    seed = torch.tensor([3, 2**52, 7])
+    like = torch.empty(3, 2, 4)
+    whole = FromSeed("row")(like, {"row": seed}, Draws(torch.arange(3)))
+    assert torch.equal(whole, Draws(seed).normal(like, "source"))
+    back = FromSeed("row")(like[:2], {"row": seed[[2, 0]]}, Draws(torch.arange(5, 7)))
+    assert torch.equal(back, whole[[2, 0]])
+    assert FromSeed("row").consumes == ("row",)
+    assert not FromSeed().gaussian  # the noise belongs to its row
+
+
+def test_a_column_that_holds_no_seeds_is_refused():
+    like, draws = torch.empty(2, 3), Draws(torch.arange(2))
+    with pytest.raises(ConditionError, match="the seed 'seed', which the batch lacks; it has: label"):
+        FromSeed()(like, {"label": torch.zeros(2)}, draws)
+    with pytest.raises(ConditionError, match=r"must be int64 \(2,\), got torch.float32"):
+        FromSeed()(like, {"seed": torch.zeros(2)}, draws)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -85,6 +87,7 @@ def test_the_description_holds_the_inner_network_and_the_schedule():
         "net": dump(one.net),
         "schedule": {"kind": "Linear", "sigma_min": 0.01},
         "sigma_data": 0.3,
+        "clip": 1e-7,
     }
     assert EDM(**one.config).schedule == Linear(sigma_min=0.01)
     table = EDM(MLP(2), Discrete((0.9, 0.5, 0.1)))
@@ -98,3 +101,12 @@ def test_impossible_options_are_refused():
         EDM(MLP(2), "lineal")
     with pytest.raises(UnknownOptionError, match=r"schedule\.kind 'Lineal' is unknown; did you mean 'Linear'"):
         EDM(MLP(2), {"kind": "Lineal"})
+
+
+def test_the_noise_level_stops_where_alpha_or_sigma_falls_below_the_clip():
+    _, label = EDM(MLP(2), "linear", clip=1e-3).inputs(torch.tensor([0.0, 1e-4, 0.5, 1.0], dtype=torch.float64))
+    end = 0.25 * math.log(1e3)
+    torch.testing.assert_close(label, torch.tensor([end, end, 0.0, -end], dtype=torch.float64), rtol=1e-4, atol=1e-12)
+    for clip in (0.0, 1.0):
+        with pytest.raises(OptionError, match=r"clip must lie in \(0, 1\)"):
+            EDM(MLP(2), "linear", clip=clip)

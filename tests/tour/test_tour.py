@@ -52,3 +52,12 @@ def test_bad_data_and_options_stop_before_anything_is_written(tmp_path):
     with pytest.raises(OptionError, match="pairs must be at least 1"):
         TourOptions(pairs=0)
     assert not (tmp_path / "tour").exists()
+
+
+def test_the_chapter_on_captions_is_told_when_it_is_asked_for(tmp_path):
+    result = run_tour(TourOptions(out=tmp_path / "tour", size=16, captions=2, **SMALL), progress=False)
+    page = result.report.read_text()
+    assert "<h2>5. Words into pictures" in page
+    assert page.count("data:image/png;base64,") == 4 + 3 + 1 + 1 + 4
+    with pytest.raises(OptionError, match="captions must be 0"):
+        TourOptions(captions=-1)

@@ -4,6 +4,7 @@ The field's states are the network's own latents. What else a pipeline knows, it
 reached through methods of the field: `encode_prompt`, `decode`, `encode`.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast, final
 
@@ -15,6 +16,7 @@ from rheos.adapters.doors import ExactField
 from rheos.adapters.semantics import FLOW_SCHEDULERS, Semantics, semantics
 from rheos.core.base import Cond
 from rheos.core.errors import ConditionError, OptionError
+from rheos.core.paths import AffinePath
 
 __all__ = ["LatentField", "Network", "from_diffusers"]
 
@@ -87,6 +89,27 @@ class LatentField(ExactField):
     def finite(self) -> tuple[float, float]:
         """Where the network may be asked, and a velocity formed from its output is finite."""
         return self.net.meaning.finite
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LatentField":
+        """A copy of the network; the pipeline around it, with its text encoders and autoencoder, is shared."""
+        memo[id(self._pipeline)] = self._pipeline
+        new = LatentField.__new__(LatentField)
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def as_velocity(self) -> "LatentField":
+        """A trainable copy on the linear path: the raw output is the velocity, the clock counts down from K to 0.
+
+        A flow is copied as it is. A diffusion's output is not converted: this is how InstaFlow starts.
+        """
+        copied = copy.deepcopy(self)
+        meaning = self.net.meaning
+        if not meaning.flow:
+            copied.net.meaning = Semantics(AffinePath("linear"), "velocity", steps=meaning.steps)
+            copied.path, copied.predicts = copied.net.meaning.path, "velocity"
+        copied.shift, copied.times = 1.0, None
+        return copied.requires_grad_(True)
 
     def null(self, cond: Cond) -> Cond:
         """The unconditional branch; sizes and an embedded guidance scale stay."""

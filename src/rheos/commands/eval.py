@@ -83,11 +83,12 @@ class _Yardstick:
         import torch
 
         from rheos.commands.experiment import held_out
+        from rheos.data import load
         from rheos.metrics import features
         from rheos.metrics.features import NAMES
 
-        spec = run.config["data"]["spec"]
-        self.train = run.data()
+        spec = {k: v for k, v in run.config["data"]["spec"].items() if k != "codec"}
+        self.train = run.data() if run.codec is None else load(**spec)  # latents are judged by their pictures
         rest = held_out(spec)
         self.fair = rest is not None
         self.data = rest if rest is not None else self.train
@@ -126,13 +127,14 @@ def _line(run: "Run", yard: _Yardstick, steps: int, options: Options) -> dict[st
     labels = read_labels(run, None, options.n)
     given: dict[str, Any] = {} if labels is None else {"label": labels}
     guidance = options.guidance if labels is not None else 1.0
+    run.check_guidance(guidance)
     begun = time.perf_counter()
     solution = draw_solution(
         run.field, options.n, steps=steps, solver=options.solver, guidance=guidance, seed=options.seed,
         batch=min(options.batch, options.n), **given,
     )  # fmt: skip
     seconds = time.perf_counter() - begun
-    figures = yard.measure(solution.x, labels)  # type: ignore[arg-type]
+    figures = yard.measure(run.decode(solution.x), labels)  # type: ignore[arg-type]
     return {"network_calls": solution.rows / options.n, "seconds": round(seconds, 2), **figures}
 
 

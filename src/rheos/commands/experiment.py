@@ -50,6 +50,11 @@ class Experiment:
     options: Options
     steps: int
 
+    @property
+    def flows(self) -> bool:
+        """Whether a flow is trained; else something that shows pictures of its own, such as an autoencoder."""
+        return not hasattr(self.objective, "pictures")
+
 
 def read(path: Path) -> Plain:
     """A description from a JSON file, or from a run's config.json.
@@ -104,9 +109,13 @@ def experiment(given: Plain, changes: Sequence[str] = ()) -> Experiment:
     seed = _seed(config["options"], later)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)  # the weights at the start are a function of the seed
+        config = with_changes(config, [c for c in later if not c.startswith("field")])
+        objective = plain.load(_kind(config["objective"]), name="objective")
         if config["field"] is None:
-            config["field"] = plain.dump(Field(suggest(data.shape, classes=data.classes)))
-        config = with_changes(config, later)
+            network = getattr(objective, "network", None)  # an objective may know what it trains
+            net = suggest(data.shape, classes=data.classes) if network is None else network(data)
+            config["field"] = plain.dump(Field(net))
+        config = with_changes(config, [c for c in later if c.startswith("field")])
         torch.manual_seed(seed)
         field = plain.load(config["field"], expect=Field, name="field")
     options: Options = plain.load(config["options"], expect=Options, name="options")
@@ -115,7 +124,6 @@ def experiment(given: Plain, changes: Sequence[str] = ()) -> Experiment:
         raise OptionError(
             f"The tracker {own[0]!r} is a class of your own, which a description cannot name. Use Python."
         )
-    objective = plain.load(config["objective"], name="objective")
     steps = config["steps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number of at least 1, got {steps!r}.")
@@ -133,6 +141,11 @@ def _seed(options: Plain, changes: Sequence[str]) -> int:
     changed = with_changes({"options": options}, [c for c in changes if c.startswith("options.seed=")])["options"]
     seed = changed.get("seed", 0)
     return seed if isinstance(seed, int) else 0  # a wrong type is refused where the options are read
+
+
+def _kind(value: Any) -> Any:
+    """A bare name as the description of a kind with its defaults."""
+    return {"kind": value} if isinstance(value, str) else value
 
 
 def with_changes(config: Plain, changes: Sequence[str]) -> Plain:

@@ -4,7 +4,7 @@ import io
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,10 +33,13 @@ class Options:
     Args:
         run: The run directory.
         n: How many.
-        steps: Steps of the solver; a step of heun costs two network calls, one of euler one.
-        solver: A name of rheos list solvers; rheos tune says which suits a run.
-        grid: The times between which it steps: uniform, quadratic, logsnr, karras, beta, sway, with numbers such as
-            karras:5 or sway:-0.5; or the times themselves, such as 0,0.3,1, which then say how many steps.
+        steps: Steps of the solver, 20 unless given; a step of heun costs two network calls, one of euler one. A flow
+            that was straightened for certain times has their number.
+        solver: A name of rheos list solvers, heun unless given (euler for a flow with times of its own); rheos tune
+            says which suits a run.
+        grid: The times between which it steps: uniform (unless given, or the flow's own), quadratic, logsnr, karras,
+            beta, sway, with numbers such as karras:5 or sway:-0.5; or the times themselves, such as 0,0.3,1, which then
+            say how many steps.
         shift: Of the grid; above 1 there are more steps near the noise. What the flow was trained with unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all, and costs half.
         label: A class by number or name, or none; every class in turn unless given.
@@ -49,9 +52,9 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     n: int = 16
-    steps: int = 20
-    solver: str = "heun"
-    grid: str = "uniform"
+    steps: int | None = None
+    solver: str | None = None
+    grid: str | None = None
     shift: float | None = None
     guidance: float = 1.0
     label: str | None = None
@@ -71,14 +74,15 @@ def main(argv: Sequence[str]) -> int:
     from rheos.sample import SOLVERS, draw_solution, grid_for
     from rheos.train import load
 
-    check_choice("solver", options.solver, SOLVERS)
+    if options.solver is not None:
+        check_choice("solver", options.solver, SOLVERS)
     read_grid(options, 1.0)
     run = load(options.run)
-    grid = read_grid(options, run.field.shift)
-    steps = grid.steps or options.steps
+    options, grid, steps = settled(options, run)
     labels = read_labels(run, options.label, options.n, options.seed)
     if options.guidance != 1 and labels is None:
         raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
+    run.check_guidance(options.guidance)
     kind = _format(run, options.format)
     begun = time.perf_counter()
     given: dict[str, Any] = {} if labels is None else {"label": labels}
@@ -112,6 +116,28 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def settled(options: Options, run: "Run") -> "tuple[Options, Grid, int]":
+    """The options with a solver, the grid and its steps: what is not given is the flow's own, or the usual.
+
+    Raises:
+        OptionError: If the flow was made for another number of steps.
+    """
+    from rheos.sample import grid_for
+
+    own = run.field.times if options.grid is None and options.shift is None else None
+    if own is None:
+        grid = read_grid(options, run.field.shift)
+        return replace(options, solver=options.solver or "heun"), grid, grid.steps or options.steps or 20
+    count = len(own) - 1 if options.steps is None else options.steps
+    grid_for(run.field, count)
+    text = ",".join(["0", *(repr(t) for t in own[1:-1]), "1"])  # the field's finite range cuts the ends again
+    return (
+        replace(options, solver=options.solver or "euler", grid=text),
+        read_grid(replace(options, grid=text), 1.0),
+        count,
+    )
+
+
 def read_grid(options: Options, shift: float) -> "Grid":
     """The grid of --grid and --shift.
 
@@ -124,11 +150,12 @@ def read_grid(options: Options, shift: float) -> "Grid":
     """
     from rheos.sample import Grid
 
+    text = options.grid or "uniform"
     if options.shift is None:
-        return Grid.read(options.grid, shift)
-    if "@" in options.grid:
-        raise kit.misuse(f"--grid {options.grid} has a shift already. Leave out --shift {options.shift:g}.")
-    return Grid.read(options.grid, options.shift)
+        return Grid.read(text, shift)
+    if "@" in text:
+        raise kit.misuse(f"--grid {text} has a shift already. Leave out --shift {options.shift:g}.")
+    return Grid.read(text, options.shift)
 
 
 def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tensor | None":
@@ -162,8 +189,8 @@ def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tenso
 
 def _format(run: "Run", asked: str) -> str:
     """What is written, checked before anything is drawn."""
-    shape, span = run.field.shape or (), run.field.value_range
-    pictures = len(shape) == 3 and shape[0] in (1, 3) and span is not None
+    shape, span = run.field.shape or (), run.value_range
+    pictures = run.codec is not None or (len(shape) == 3 and shape[0] in (1, 3) and span is not None)
     if asked == "auto":
         return "png" if pictures else "npz"
     if asked == "png" and not pictures:
@@ -182,8 +209,8 @@ def _write(
     from rheos.show import grid, save_png, upscale
 
     folder = options.out or options.run / "drawn"
-    x, seeds = solution.x, solution.seeds.tolist()
-    assert isinstance(x, torch.Tensor)
+    assert isinstance(solution.x, torch.Tensor)
+    x, seeds = run.decode(solution.x), solution.seeds.tolist()
     if kind == "npz":
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"x": x.cpu().numpy(), "seed": np.array(seeds)}
@@ -193,10 +220,10 @@ def _write(
         path = folder / "samples.npz"
         write(path, buffer.getvalue())
         return [path]
-    span = run.field.value_range
+    span = run.value_range
     assert span is not None
     pictures = to_pictures(x, span)
-    about = {"rheos": "sample", "run": str(options.run), "steps": str(way[1]), "solver": options.solver,
+    about = {"rheos": "sample", "run": str(options.run), "steps": str(way[1]), "solver": str(options.solver),
              "grid": way[0].spacing, "shift": f"{way[0].shift:.12g}", "guidance": f"{options.guidance:g}"}  # fmt: skip
     columns = max(1, min(16, round(math.sqrt(options.n * 1.6))))
     first = folder / "grid.png"

@@ -86,8 +86,12 @@ def main(argv: Sequence[str]) -> int:
         kit.emit({"run": str(options.out), "step": run.step, "loss": loss, "seconds": round(seconds, 1)})
         return 0
     kit.say(f"Trained {run.step} steps in {seconds:.0f} s, the last loss is {loss:.4g}. The run is in {options.out}.")
-    kit.say(f"Draw from it:  rheos sample {options.out}")
-    kit.say(f"Measure it:    rheos eval {options.out}")
+    if made.flows:
+        kit.say(f"Draw from it:  rheos sample {options.out}")
+        kit.say(f"Measure it:    rheos eval {options.out}")
+    else:
+        source = made.config["data"]["source"]
+        kit.say(f"Learn its latents:  rheos train --data {source} --set data.codec={options.out}")
     return 0
 
 
@@ -101,6 +105,8 @@ def _description(options: Options) -> dict[str, Any]:
     elif options.resume and options.out is not None and (options.out / "config.json").is_file():
         given = read(options.out / "config.json")
     about = dict(given.get("data") or {})
+    if options.resume and about.get("codec") and not Path(about["codec"]).exists():
+        about["codec"] = str(Path(str(options.out)) / "codec")  # the run's own copy
     if options.data is not None and options.data != about.get("source"):
         about = {"source": options.data, "split": held_out_split(options.data)}
     if options.size is not None:
@@ -115,8 +121,9 @@ def _summary(made: "Experiment") -> str:
     numbers = sum(p.numel() for p in made.field.parameters())
     given = f" given its {', '.join(sorted(made.field.conditions))}" if made.field.conditions else ""
     net = type(made.field.net).__name__
+    does = f"predicts {made.field.predicts}{given}" if made.flows else "learns latents"
     return (
         f"{made.data!r}{''.join(f' {note}' for note in made.data.notes)}\n"
-        f"{net} with {numbers / 1e6:.2f} M parameters predicts {made.field.predicts}{given}; {made.steps} steps of "
+        f"{net} with {numbers / 1e6:.2f} M parameters {does}; {made.steps} steps of "
         f"{made.options.batch} rows."
     )

@@ -98,8 +98,8 @@ class Context(NamedTuple):
     Args:
         xt: The state.
         t: The times, (B,) float64.
-        prediction: The data estimate, formed on demand.
-        target: The data.
+        data: The data estimate, for premetrics on "both".
+        target: The data, likewise.
     """
 
     xt: State
@@ -111,8 +111,8 @@ class Context(NamedTuple):
 class Premetric(ABC):
     """A distance of prediction and target, one number a row; zero only where they agree."""
 
-    on: Literal["prediction", "data"] = "prediction"
-    """Whether it compares the objective's own kind, or data estimates."""
+    on: Literal["prediction", "data", "both"] = "prediction"
+    """Whether it compares the objective's own kind, data estimates, or that kind with data estimates in the context."""
 
     @abstractmethod
     def __call__(self, prediction: State, target: State, context: Context) -> Tensor:

@@ -1,6 +1,7 @@
 r"""Paths with noise of their own: Brownian bridges, and tubes of constant width.
 
-$x_t = (1 - t) x_0 + t x_1 + s_t \epsilon$; on a bridge $s_t = \sigma \sqrt{t (1 - t)}$, in a tube $s_t = \sigma$. With entropic pairs of $\varepsilon = 2 \sigma^2$ the flow of the bridge has the marginals of the Schrödinger bridge of
+$x_t = (1 - t) x_0 + t x_1 + s_t \epsilon$ with $s_t = \sigma \sqrt{t (1 - t)}$ on a bridge and $\sigma$ in a tube. With
+entropic pairs of $\varepsilon = 2 \sigma^2$ the flow of the bridge has the marginals of the Schrödinger bridge of
 diffusion $\sigma$, and with the score of the same marginals beside it one samples the bridge itself,
 $dx = (v + \tfrac{\sigma^2}{2} s)\, dt + \sigma\, dB$.
 
@@ -31,8 +32,9 @@ EDGE = 1e-3
 class NoisyPath(Path):
     r"""Straight lines with noise around them.
 
-    A head predicts the velocity, or the noise $\epsilon$, from which the score follows as $-\epsilon / s_t$; neither of the
-    two follows from the other, so a Schrödinger bridge takes two networks (see `rheos.sample.BridgeDrift`).
+    A head predicts the velocity, or the noise $\epsilon$, from which the score follows as $-\epsilon / s_t$. Velocity
+    and score do not follow from each other, so a Schrödinger bridge takes two networks: see
+    `rheos.sample.BridgeDrift`.
 
     Args:
         sigma: Size of the noise, positive.

@@ -34,8 +34,14 @@ class OnPath(Wrapped):
             raise OptionError(f"Only an affine path can be changed, this field lives on {type(field.path).__name__}.")
         super().__init__(field, path)
         self.shift = 1.0  # the shift was chosen for the native path's noise levels
+        self.times = None  # and times of its own are the native path's
         self.native: AffinePath = field.path
         self.target = path
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The constructor's arguments, for `core.config`."""
+        return {"field": self.base, "path": self.target}
 
     @property
     def finite(self) -> tuple[float, float]:

@@ -95,6 +95,7 @@ class Draws:
 
     Args:
         seed: int64 (B,), one a row.
+        step: The training step that they belong to, for laws that change in the course of a training; else None.
 
     Example:
         >>> draws = Draws(row_seeds(0, 4))
@@ -103,16 +104,16 @@ class Draws:
         True
     """
 
-    def __init__(self, seed: Tensor) -> None:
+    def __init__(self, seed: Tensor, step: int | None = None) -> None:
         if seed.dtype != torch.int64 or seed.ndim != 1:
             raise OptionError(f"seed must be int64 of shape (B,), got {seed.dtype} {tuple(seed.shape)}.")
-        self.seed = seed
+        self.seed, self.step = seed, step
 
     @classmethod
     def training(cls, seed: int, step: int, n: int, start: int = 0, device: torch.device | str = "cpu") -> "Draws":
         """Streams of rows start..start+n of one training step: the same on any number of processes."""
         index = torch.arange(start, start + n, dtype=torch.int64, device=device)
-        return cls(_mix(_mix(index.mul_(_STREAM).add_(_word(seed))).add_(_word(step))))
+        return cls(_mix(_mix(index.mul_(_STREAM).add_(_word(seed))).add_(_word(step))), step)
 
     def __len__(self) -> int:
         return len(self.seed)
@@ -122,15 +123,15 @@ class Draws:
         z = self.seed
         for part in key:
             z = _mix(z * _STREAM + _word(part))
-        return type(self)(z)
+        return type(self)(z, self.step)
 
     def select(self, index: Tensor | slice) -> "Draws":
         """The streams of some rows."""
-        return type(self)(self.seed[index])
+        return type(self)(self.seed[index], self.step)
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same streams on another device."""
-        return self if self.seed.device == torch.device(device) else type(self)(self.seed.to(device))
+        return self if self.seed.device == torch.device(device) else type(self)(self.seed.to(device), self.step)
 
     def words(self, count: int, *key: Key) -> Tensor:
         """int64 (B, count): uniform 64-bit words."""

@@ -5,6 +5,7 @@ sampling loop. Times are float64 until here, the network's door; what the head d
 the path's algebra from the head's own output.
 """
 
+import copy
 from collections.abc import Callable
 from numbers import Real
 from typing import cast
@@ -16,6 +17,7 @@ from rheos.core.base import Cond
 from rheos.core.errors import ConditionError, OptionError, SourceNotGaussianError, TimeError, check_choice
 from rheos.core.paths import KINDS, AffinePath, GeodesicPath, Kind, Path, Time
 from rheos.core.query import Name, Query, Reply, merge, spread
+from rheos.core.schedules import Linear
 from rheos.core.state import State, device_of, dtype_of, like, rows
 
 __all__ = ["Field", "Name", "Query", "Reply", "check_time", "merge", "spread"]
@@ -33,10 +35,13 @@ class Field(nn.Module):
         gaussian: Whether x0 ~ N(0, I) independently of x1; scores and SDEs need it.
         shape: One sample's shape; training fills it in.
         value_range: Lowest and highest value of the data, where it has such; training fills it in.
+        times: The only times between which it may step, by Euler, where it was straightened for such; training fills it
+            in. None: any.
 
     Raises:
         UnknownOptionError: If `predicts` is unknown.
         OptionError: If the shift is not positive.
+        TimeError: If `times` are not at least two increasing times in [0, 1].
 
     Example:
         >>> class Straight(nn.Module):
@@ -57,6 +62,7 @@ class Field(nn.Module):
         gaussian: bool = True,
         shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
+        times: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         check_choice("predicts", predicts, KINDS)
@@ -66,11 +72,14 @@ class Field(nn.Module):
         self.path: Path = AffinePath(path) if isinstance(path, str) else path
         if isinstance(self.path, GeodesicPath):
             check_choice("predicts on a geodesic path", predicts, ("velocity", "data"))
+        if self.path.noisy:
+            check_choice("predicts on a noisy path", predicts, ("velocity", "noise", "score"))
         self.predicts: Kind = predicts
         self.shift = shift
         self.gaussian = gaussian
         self.shape = tuple(shape) if shape is not None else None
         self.value_range = value_range
+        self.times = times if times is None else _check_own(times)
         self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
         self._meet_net()
 
@@ -105,6 +114,12 @@ class Field(nn.Module):
 
     edges: tuple[float, ...] = ()
     """Times that no solver step should straddle (fields made of blocks have some)."""
+
+    usual: str = "heun"
+    """The solver that `draw` and `solve` take unless told otherwise; fields made for few steps name their own."""
+
+    baked: float = 1.0
+    """Scale of the guidance that training put into the weights; sampling with guidance on top of it warns."""
 
     def forward(self, x: State, t: Time, **cond: Tensor) -> State:
         """The velocity at (x, t).
@@ -158,7 +173,7 @@ class Field(nn.Module):
 
     def check_score(self) -> None:
         """Raise `SourceNotGaussianError` where a score has no meaning."""
-        if not self.gaussian:
+        if not self.gaussian and not self.path.noisy:  # a noisy path's score is that of its own noise
             raise SourceNotGaussianError(
                 "A score (or an SDE, or classifier guidance) needs a source N(0, I) independent of the data; "
                 "this field was declared gaussian=False. Use an ODE solver."
@@ -168,6 +183,8 @@ class Field(nn.Module):
         """Answer a query of the loop; times and conditions are trusted."""
         if q.kind == "score":
             self.check_score()
+        if q.kind == "average":
+            raise OptionError("This field knows velocities; only a flow map knows their average. Use an ODE solver.")
         cond = q.cond if q.cond.keys() == self.conditions else self.complete(q.cond, rows(q.x))
         x = q.x
         if self._dtype is not None and dtype_of(x) != self._dtype:
@@ -191,8 +208,8 @@ class Field(nn.Module):
         return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
     def null(self, cond: Cond) -> Cond:
-        """The same conditions with every value null: the unconditional branch."""
-        return {name: self._null(name, len(value)) for name, value in cond.items()}
+        """The same conditions with every value null, each in the shape of what it replaces: the unconditional branch."""
+        return {name: _stretched(self._null(name, len(value)), value) for name, value in cond.items()}
 
     def _null(self, name: str, n: int) -> Tensor:
         make = getattr(self.net, "null", None)
@@ -233,9 +250,44 @@ class Field(nn.Module):
 
         return OnPath(self, AffinePath(path) if isinstance(path, str) else path)
 
+    def as_velocity(self) -> "Field":
+        """A trainable copy with the same weights on the linear path, whose raw output is taken for the velocity.
+
+        A velocity on the linear path is copied as it is, without its shift. Any other prediction is *not* converted:
+        the copy begins with large losses and learns a new meaning of its output, as InstaFlow does with Stable
+        Diffusion.
+
+        Raises:
+            OptionError: For a class of fields that cannot say what its raw output is.
+        """
+        if isinstance(self.path, AffinePath) and self.path.law == Linear() and self.predicts == "velocity":
+            copied = copy.deepcopy(self)
+            copied.shift, copied.times = 1.0, None
+        elif type(self) is Field:
+            copied = Field(
+                copy.deepcopy(self.net), gaussian=self.gaussian, shape=self.shape, value_range=self.value_range
+            )
+        else:
+            raise OptionError(f"A {type(self).__name__} cannot start a student by its raw output. Give a student.")
+        return copied.requires_grad_(True)
+
     def extra_repr(self) -> str:
         """What stands in print(field)."""
         return f"path={self.path}, predicts={self.predicts!r}, shift={self.shift}, gaussian={self.gaussian}"
+
+
+def _stretched(null: Tensor, value: Tensor) -> Tensor:
+    """A null of one pixel (a picture joined to the channels has such) repeated, so that it can stand beside the value."""
+    fits = null.ndim == value.ndim and all(a in (1, b) for a, b in zip(null.shape, value.shape, strict=True))
+    return null.expand(value.shape) if fits and null.shape != value.shape else null
+
+
+def _check_own(times: tuple[float, ...]) -> tuple[float, ...]:
+    """Times that a field is made for."""
+    own = tuple(float(t) for t in times)
+    if len(own) < 2 or own != tuple(sorted(set(own))) or own[0] < 0 or own[-1] > 1:
+        raise TimeError(f"times are at least two increasing times in [0, 1], got {own}.")
+    return own
 
 
 def check_time(t: Time, x: State) -> Time:

@@ -39,6 +39,7 @@ class Plan(NamedTuple):
         weight: (B,) float64, summing to one over the global batch.
         extra: Further losses by name, (B,) each.
         logs: Figures of the whole batch.
+        noise: Of the path, where it has its own.
     """
 
     x0: State
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
     weight: Tensor
     extra: Mapping[str, Tensor] = {}
     logs: Mapping[str, Tensor | float] = {}
+    noise: State | None = None
 
     def slice(self, start: int, stop: int) -> "Plan":
         """Rows start..stop."""
@@ -60,6 +62,7 @@ class Plan(NamedTuple):
             self.weight[cut],
             {n: v[cut] for n, v in self.extra.items()},
             self.logs,
+            None if self.noise is None else select(self.noise, cut),
         )
 
 
@@ -179,9 +182,9 @@ class FlowMatching:
         pairs = self.parts.coupling(x0, x1, cond, draws.fold("coupling"))
         t = shifted(self.parts.times, field.shift).sample(n, draws.fold("times"))
         w = torch.ones(n, dtype=torch.float64, device=draws.seed.device) if pairs.weight is None else pairs.weight
-        return Plan(
-            pairs.x0, pairs.x1, t, self._drop(field, pairs.cond, draws), w / n, dict(pairs.losses), dict(pairs.logs)
-        )
+        noise = draws.normal(pairs.x1, "path") if field.path.noisy else None
+        cond = self._drop(field, pairs.cond, draws)
+        return Plan(pairs.x0, pairs.x1, t, cond, w / n, dict(pairs.losses), dict(pairs.logs), noise)
 
     def _drop(self, field: Field, cond: Cond, draws: Draws) -> Cond:
         if not self.dropout or not cond:
@@ -197,12 +200,14 @@ class FlowMatching:
         if own == "score":  # a score grows without bound at both ends
             low, high = max(low, 1e-3), min(high, 1 - 1e-3)
         t = plan.t if isinstance(plan.t, dict) or (low, high) == (0.0, 1.0) else plan.t.clamp(low, high)
-        sample = field.path.sample(plan.x0, plan.x1, t)
+        sample = field.path.sample(plan.x0, plan.x1, t, **({"noise": plan.noise} if field.path.noisy else {}))
         told = field.answer(Query(sample.xt, t, (t, t), plan.cond, own, grad=torch.is_grad_enabled()))
         metric = self.parts.premetric
         context = Context(sample.xt, t)  # type: ignore[arg-type]
-        if metric.on == "data":
+        if metric.on != "prediction":
             estimate = field.path.convert(told.value, sample.xt, t, own, "data")
+            context = context._replace(data=estimate, target=plan.x1)
+        if metric.on == "data":
             losses = metric(estimate, plan.x1, context)
         else:
             losses = metric(told.value, field.path.target(sample, own), context)

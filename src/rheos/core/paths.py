@@ -39,6 +39,7 @@ class PathSample(NamedTuple):
         x0: The source end.
         x1: The data end.
         t: The time.
+        noise: The path's own noise, where it has some.
     """
 
     xt: State
@@ -46,10 +47,14 @@ class PathSample(NamedTuple):
     x0: State
     x1: State
     t: Time
+    noise: State | None = None
 
 
 class Path(ABC):
     """How a source sample and a data sample are joined in time."""
+
+    noisy = False
+    """Whether `sample` takes normal numbers as well."""
 
     @abstractmethod
     def sample(self, x0: State, x1: State, t: Time) -> PathSample:

@@ -32,6 +32,7 @@ class Wrapped(Field):
             gaussian=base.gaussian,
             shape=base.shape,
             value_range=base.value_range,
+            times=base.times,
         )
         self.base = base
         self.conditions = base.conditions
@@ -57,6 +58,10 @@ class Wrapped(Field):
 
     def _null(self, name: str, n: int) -> Tensor:
         return self.base._null(name, n)
+
+    def as_velocity(self) -> Field:
+        """The inner field's."""
+        return self.base.as_velocity()
 
     @property
     def remembers(self) -> bool:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from rheos.core.base import Cond, Source
@@ -11,7 +12,7 @@ from rheos.core.errors import ConditionError, OptionError, ShapeError, check_cho
 from rheos.core.spaces import Euclidean, Space
 from rheos.core.state import State, map_state, map_state_named, rows
 
-__all__ = ["Dataset", "FromCondition", "FromSpace", "Gaussian", "Uniform", "source"]
+__all__ = ["Dataset", "FromCondition", "FromSeed", "FromSpace", "Gaussian", "Uniform", "source"]
 
 
 @final
@@ -145,6 +146,46 @@ class FromCondition(Source):
                 "Resize or encode it to the data's shape."
             )
         return column.to(like)
+
+
+@final
+@dataclass(frozen=True)
+class FromSeed(Source):
+    """The noise of a row's own seed: eight bytes stand for x0, and what `draw` begins with comes back bit by bit.
+
+    Args:
+        name: The column of int64 seeds, which is used up.
+
+    Example:
+        >>> import torch
+        >>> seed = torch.tensor([5, 9])
+        >>> noise = FromSeed()(torch.empty(2, 3), {"seed": seed}, Draws(torch.arange(2)))
+        >>> torch.equal(noise, Draws(seed).normal(torch.empty(2, 3), "source"))
+        True
+    """
+
+    name: str = "seed"
+
+    @property
+    def consumes(self) -> tuple[str, ...]:
+        """The column."""
+        return (self.name,)
+
+    def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
+        """Normal rows.
+
+        Raises:
+            ConditionError: If the batch has no such column, or it is not int64 with one number a row.
+        """
+        if self.name not in cond:
+            known = ", ".join(sorted(cond)) or "none"
+            raise ConditionError(f"The source is the seed {self.name!r}, which the batch lacks; it has: {known}.")
+        seed = cond[self.name]
+        if seed.dtype != torch.int64 or seed.shape != (rows(like),):
+            raise ConditionError(
+                f"The seeds {self.name!r} must be int64 ({rows(like)},), got {seed.dtype} {tuple(seed.shape)}."
+            )
+        return Draws(seed).normal(like, "source")
 
 
 @final

@@ -126,8 +126,8 @@ class Plan(NamedTuple):
 def sinkhorn(cost: Float[Tensor, "n m"], epsilon: float, iterations: int = 1000, tolerance: float = 1e-3) -> Plan:
     r"""Entropic plan $\pi_{ij} = e^{(f_i + g_j - C_{ij})/\varepsilon} / nm$ with masses 1/n and 1/m.
 
-    Starts at a regularisation of the size of the costs and halves it down to epsilon, which saves most of the
-    iterations that a small epsilon needs.
+    Scalings by products with the kernel, which are fast. Where those leave the range of numbers or do not converge, by
+    logarithms from a regularisation of the size of the costs, halved down to epsilon.
 
     Args:
         cost: Costs, in any unit.
@@ -148,15 +148,45 @@ def sinkhorn(cost: Float[Tensor, "n m"], epsilon: float, iterations: int = 1000,
     """
     check_entropic(epsilon, iterations, tolerance)
     _check_cost(cost)
-    c = cost.double()
-    u, v = (torch.zeros(n, dtype=torch.float64, device=c.device) for n in c.shape)
-    level = max(float(c.max() - c.min()), epsilon)
-    while level > epsilon:
+    k = cost.double() / -epsilon
+    u = -k.amax(1)
+    v = -(k + u[:, None]).amax(0)  # now every row and every column of the kernel has a one
+    r, s, error = _scalings((k + u[:, None]).add_(v).exp_(), iterations, tolerance)
+    if error <= tolerance:
+        return _plan(k, epsilon, u + r.log(), v + s.log(), error, tolerance)
+    return _annealed(k, epsilon, iterations, tolerance)
+
+
+def _plan(k: Tensor, epsilon: float, u: Tensor, v: Tensor, error: float, tolerance: float) -> Plan:
+    return Plan(k + u[:, None] + v - math.log(k.numel()), u * epsilon, v * epsilon, error, error <= tolerance)
+
+
+def _scalings(kernel: Tensor, iterations: int, tolerance: float) -> tuple[Tensor, Tensor, float]:
+    """Rows and columns scaled in turn until the rows' masses are right: two products with a vector an iteration."""
+    n, m = kernel.shape
+    across, s, error = kernel.T.contiguous(), kernel.new_full((m,), 1.0 / m), math.inf
+    row = kernel @ s
+    r = 1.0 / row
+    for i in range(iterations):
+        s = (n / m) / (across @ r)
+        row = kernel @ s
+        if i % 5 == 4 or i == iterations - 1:
+            error = float((r * row).sub_(1.0).abs_().mean())
+            if not error > tolerance:  # or no number any more
+                break
+        r = 1.0 / row
+    return r, s * m, error
+
+
+def _annealed(k: Tensor, epsilon: float, iterations: int, tolerance: float) -> Plan:
+    """By logarithms, from a regularisation of the size of the costs, halved down to epsilon."""
+    u, v = (k.new_zeros(n) for n in k.shape)
+    level = max(float(k.max() - k.min()), 1.0)  # in units of epsilon
+    while level > 1.0:
         for _ in range(4):
-            u, v = _sweep(c / -level, v)
-        after = max(level / 2, epsilon)
+            u, v = _sweep(k / level, v)
+        after = max(level / 2, 1.0)
         u, v, level = u * (level / after), v * (level / after), after
-    k = c / -epsilon
     error = math.inf
     for i in range(iterations):
         u, v = _sweep(k, v)
@@ -164,8 +194,7 @@ def sinkhorn(cost: Float[Tensor, "n m"], epsilon: float, iterations: int = 1000,
             error = float((_row_masses(k, u, v) - 1).abs().mean())
             if error <= tolerance:
                 break
-    log = k + u[:, None] + v - math.log(k.numel())
-    return Plan(log, u * epsilon, v * epsilon, error, error <= tolerance)
+    return _plan(k, epsilon, u, v, error, tolerance)
 
 
 def half_steps(log_kernel: Float[Tensor, "n m"], steps: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:

@@ -6,6 +6,7 @@ affine map, no worker processes, no loop over rows. Which rows a training step s
 sees the same batches bit by bit.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from rheos.data import ranges, rows
 from rheos.data.recipe import Range, Recipe, check_fraction
 from rheos.data.resizing import recolour, resize
 
-__all__ = ["About", "Batch", "Column", "Data"]
+__all__ = ["About", "Batch", "Coded", "Column", "Data"]
 
 Column = Tensor | list[str]
 
@@ -32,6 +33,38 @@ class Batch(NamedTuple):
 
     x: Tensor
     cond: dict[str, Tensor]
+
+
+class Coded(ABC):
+    """What stands between stored rows and samples where these are not the same numbers: latents, for example."""
+
+    delivers: Range | None
+    """(low, high) of pictures of samples; None if they are no pictures."""
+    mirrored: bool
+    """Whether rows are stored for either side, so that flips can choose."""
+    measured: bool = False
+    """Whether numbers of it were measured on all rows: a part of them, read alone, would then be coded otherwise."""
+
+    @abstractmethod
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one sample."""
+
+    @abstractmethod
+    def samples(self, stored: Tensor, flips: Tensor | None, draws: Draws | None) -> Tensor:
+        """Samples of stored rows; `flips` (B,) says which are mirrored, `draws` is one stream a row for the rest."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """Pictures, in the range `delivers`, of samples."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> "Coded":
+        """The same for the rows at `index`."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when what the rows stand for changes."""
 
 
 @final
@@ -46,6 +79,7 @@ class About:
         delivers: (low, high) that batches are mapped to; None leaves the numbers alone.
         notes: What the reader decided on the user's behalf, a sentence each.
         recipe: How to read the set again.
+        coded: What makes samples of the stored rows; None where they are the samples.
     """
 
     name: str = "data"
@@ -54,6 +88,7 @@ class About:
     delivers: Range | None = None
     notes: tuple[str, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
+    coded: Coded | None = None
 
 
 @final
@@ -63,7 +98,8 @@ class Data:
 
     Args:
         x: uint8 or float32 (N, ...): pictures are (N, C, H, W), vectors (N, D).
-        columns: By name, tensors of N rows or lists of N strings; "label" is int64 in 0..classes - 1.
+        columns: By name, tensors of N rows or lists of N strings; "label" is int64 in 0..classes - 1; "mask" (N, H, W)
+            is resized and mirrored with its pictures.
         about: Name, classes, ranges, notes. uint8 without a declared range is 0..255.
         flip: Mirror rows of a batch left to right with probability 1/2, where draws are given.
         conditions: Columns that batches carry; None means "label" where there are classes.
@@ -115,15 +151,30 @@ class Data:
                     f"The column {name!r} holds text, which a network cannot read. "
                     "Embed it, and put the embeddings into a tensor column."
                 )
-        if self.flip and self.x.ndim != 4:
+        if self.flip:
+            self._check_flip()
+
+    def _check_flip(self) -> None:
+        coded = self.about.coded
+        if coded is not None and not coded.mirrored:
+            raise OptionError("flip needs mirrored entries among the latents: encode the pictures with flip=True.")
+        if coded is None and self.x.ndim != 4:
             raise OptionError(f"flip mirrors pictures (N, C, H, W), but these samples have shape {self.shape}.")
+        for name in self.conditions or ():
+            column = self.columns[name]
+            if name != "mask" and isinstance(column, Tensor) and column.ndim > 2:
+                raise OptionError(
+                    f"flip would mirror the samples but not the condition {name!r} of shape {tuple(column.shape[1:])}. "
+                    "Leave flip out, or store mirrored rows beside the others."
+                )
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __repr__(self) -> str:
         classes = f", {self.classes} classes" if self.classes else ""
-        return f"Data({self.name!r}: {len(self)} × {self.shape} {_kind(self.x)}{classes})"
+        kind = _kind(self.x) if self.about.coded is None else "latents"
+        return f"Data({self.name!r}: {len(self)} × {self.shape} {kind}{classes})"
 
     @property
     def name(self) -> str:
@@ -133,12 +184,13 @@ class Data:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one sample."""
-        return tuple(self.x.shape[1:])
+        stored = tuple(self.x.shape[1:])
+        return stored if self.about.coded is None else self.about.coded.shape(stored)
 
     @property
     def layout(self) -> str:
         """The axes of one sample: "CHW" for pictures, "D" for vectors, else "array"."""
-        return {4: "CHW", 2: "D"}.get(self.x.ndim, "array")
+        return {3: "CHW", 1: "D"}.get(len(self.shape), "array")
 
     @property
     def classes(self) -> int:
@@ -166,6 +218,19 @@ class Data:
         return self.about.delivers
 
     @property
+    def coded(self) -> Coded | None:
+        """What makes samples of the stored rows, such as `Latents`; None where they are the samples."""
+        return self.about.coded
+
+    @property
+    def visible(self) -> bool:
+        """Whether samples can be shown as pictures; see `to_pictures`."""
+        coded = self.about.coded
+        if coded is not None:
+            return coded.delivers is not None
+        return self.x.ndim == 4 and self.delivers is not None and self.shape[0] in (1, 3)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the reader decided on the user's behalf."""
         return self.about.notes
@@ -183,7 +248,11 @@ class Data:
         """blake2b of samples, columns, classes and ranges: changes when the data change."""
         h = blake2b(digest_size=16)
         h.update(repr((self.shape, self.class_names, self.range, self.delivers)).encode())
-        for name, column in [("", self.x), *sorted(self.columns.items(), key=lambda item: item[0])]:
+        rows_: list[tuple[str, Column]] = [("", self.x)]
+        if self.about.coded is not None:  # latents differ in their last bits between machines
+            h.update(self.about.coded.fingerprint.encode())
+            rows_ = []
+        for name, column in [*rows_, *sorted(self.columns.items(), key=lambda item: item[0])]:
             h.update(name.encode() + b"\0")
             if isinstance(column, Tensor):
                 h.update(f"{column.dtype}{tuple(column.shape)}".encode())
@@ -212,9 +281,14 @@ class Data:
         """
         index = index.to(self.x.device)
         x = self.x.index_select(0, index)
-        if self.flip and draws is not None:
-            x = _flip(x, draws)
         cond = {name: column.index_select(0, index) for name, column in self._carried.items()}
+        flips = _flips(x, draws) if self.flip and draws is not None else None
+        if flips is not None and "mask" in cond:  # a mask turns with its picture
+            cond["mask"] = _flip(cond["mask"], flips)
+        if self.about.coded is not None:
+            x = self.about.coded.samples(x, flips, draws)
+        elif flips is not None:
+            x = _flip(x, flips)
         return Batch(ranges.deliver(x, self.range, self.delivers), cond)
 
     def order(self, seed: int, epoch: int) -> Int64[Tensor, " n"]:
@@ -283,7 +357,14 @@ class Data:
         """Pictures of size × size; see `rheos.data.resizing.resize` for filter, crop and rounding."""
         if self.x.ndim != 4:
             raise ShapeError(f"Only pictures (N, C, H, W) can be resized; these samples have shape {self.shape}.")
-        return self if self.shape[1:] == (size, size) else self._with(resize(self.x, size, self.range))
+        if self.shape[1:] == (size, size):
+            return self
+        data, masks = self._with(resize(self.x, size, self.range)), self.columns.get("mask")
+        if not isinstance(masks, Tensor):
+            return data
+        from rheos.data.masks import resize_masks
+
+        return replace(data, columns={**self.columns, "mask": resize_masks(masks, (size, size))})
 
     def recolour(self, colour: str) -> "Data":
         """Pictures in "rgb" or "grey"; see `rheos.data.resizing.recolour`."""
@@ -300,6 +381,9 @@ class Data:
 
     def to_pictures(self, x: Shaped[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
         """uint8 pictures from what a field of this set gives: the inverse of delivery, clamped, NaN refused."""
+        coded = self.about.coded
+        if coded is not None and coded.delivers is not None:
+            return ranges.to_pictures(coded.decode(x), coded.delivers)
         if self.delivers is None or self.x.ndim != 4:
             raise DataError(f"The set {self.name!r} holds no pictures of a declared range, so nothing can be shown.")
         return ranges.to_pictures(x, self.delivers)
@@ -326,7 +410,10 @@ class Data:
             for k, c in self.columns.items()
         }
         x = self.x.index_select(0, index.to(self.x.device))
-        return replace(self, x=x, columns=columns, about=replace(self.about, recipe=recipe))
+        coded = None if self.about.coded is None else self.about.coded.rows(index)
+        if coded is not None and coded.measured:
+            recipe = replace(recipe, source=None)
+        return replace(self, x=x, columns=columns, about=replace(self.about, recipe=recipe, coded=coded))
 
 
 def _kind(x: Tensor) -> str:
@@ -343,9 +430,12 @@ def _check_labels(labels: Column, classes: int) -> None:
         )
 
 
-def _flip(x: Tensor, draws: Draws) -> Tensor:
+def _flips(x: Tensor, draws: Draws) -> Tensor:
     if len(draws) != len(x):
         raise OptionError(f"Flips need one stream a row: {len(draws)} streams for a batch of {len(x)} rows.")
-    flips = draws.to(x.device).words(1, "flip")[:, 0] >= 0  # the words whose uniform lies below 1/2
+    return draws.to(x.device).words(1, "flip")[:, 0] >= 0  # the words whose uniform lies below 1/2
+
+
+def _flip(x: Tensor, flips: Tensor) -> Tensor:
     both = torch.cat((x, x.flip(-1)))  # a gather from both is five times faster than torch.where on bytes
     return both.index_select(0, torch.arange(len(x), device=x.device) + len(x) * flips)

@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 from rheos.core.errors import DataError
 from rheos.data import pictures, rows
 from rheos.data.captions import describe
-from rheos.data.dataset import About, Data
+from rheos.data.dataset import About, Column, Data
+from rheos.data.masks import read_masks
 from rheos.data.recipe import Recipe
 
 __all__ = ["SUFFIXES", "load_folder"]
@@ -32,7 +33,7 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
 
     Args:
         folder: Any depth; hidden files and folders are left out.
-        recipe: size, colour, limit and skip_corrupt are obeyed.
+        recipe: size, colour, limit, skip_corrupt and masks are obeyed.
 
     Raises:
         DataError: If the folder cannot be read, holds no picture, or a picture cannot be read.
@@ -62,13 +63,17 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
     if bad:
         notes.append(f"{len(bad)} unreadable pictures were left out, first {files[min(bad)]!r}.")
     numbers = torch.tensor(good)[kept]
-    columns = {
+    columns: dict[str, Column] = {
         k: c[numbers] if isinstance(c, torch.Tensor) else [c[i] for i in numbers.tolist()]
         for k, c in words.columns.items()
     }
+    carried = None
+    if recipe.masks is not None:
+        columns["mask"], said = read_masks(Path(recipe.masks), [files[i] for i in numbers.tolist()], shape)
+        notes, carried = [*notes, *said], ("mask",)
     about = About(folder.resolve().name, words.class_names, notes=(*words.notes, *notes))
     images = torch.from_numpy(x)
-    return Data(images[kept] if bad else images, columns, replace(about, recipe=recipe))
+    return Data(images[kept] if bad else images, columns, replace(about, recipe=recipe), conditions=carried)
 
 
 def _find(folder: Path) -> list[str]:

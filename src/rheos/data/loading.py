@@ -33,6 +33,8 @@ def load(
     range: Sequence[float | int] | str | None = None,  # noqa: A002
     skip_corrupt: bool = False,
     download: bool = False,
+    masks: str | os.PathLike[str] | None = None,
+    codec: str | os.PathLike[str] | None = None,
 ) -> Data:
     """Read a set of samples into memory.
 
@@ -51,6 +53,9 @@ def load(
         range: (low, high) of a user's numbers, or "raw" for numbers to be delivered as they are.
         skip_corrupt: Leave out a folder's unreadable pictures, with a note, instead of stopping.
         download: Allow "hf:" sources to use the network.
+        masks: A folder of masks with the names of a folder's pictures; they become the column "mask", which batches
+            carry. See `rheos.data.masks.read_masks`.
+        codec: Folder of a `LatentCodec`, or of an autoencoder's run: batches then carry latents, kept in a cache there.
 
     Raises:
         UnknownOptionError: If a name is unknown; near names are listed.
@@ -66,7 +71,8 @@ def load(
         True
     """
     parts, names = read_split(split), read_conditions(conditions)
-    recipe = Recipe(None, size, flip, limit, colour, read_range(range), parts, names, skip_corrupt, download)
+    beside = None if masks is None else str(Path(masks).expanduser().resolve())
+    recipe = Recipe(None, size, flip, limit, colour, read_range(range), parts, names, skip_corrupt, download, beside)
     given = isinstance(source, Data)
     _refuse_idle(source, recipe)
     data = source if isinstance(source, Data) else _read(source, recipe)
@@ -79,7 +85,13 @@ def load(
         data = replace(data, about=replace(data.about, recipe=made))
     if flip is not None:
         data = replace(data, flip=flip)
-    return data if recipe.conditions is None else replace(data, conditions=recipe.conditions)
+    data = data if recipe.conditions is None else replace(data, conditions=recipe.conditions)
+    if codec is None:
+        return data
+    from rheos.data.codecs import LatentCodec
+    from rheos.data.latents import encoded
+
+    return encoded(data, LatentCodec.read(Path(codec).expanduser()), cache="auto")
 
 
 def _read(source: object, recipe: Recipe) -> Data:
@@ -146,6 +158,8 @@ def _refuse_idle(source: object, recipe: Recipe) -> None:
         raise OptionError("range is only for arrays, .npy and .npz files; other sources know their own.")
     if recipe.skip_corrupt and not folder:
         raise OptionError("skip_corrupt is only for folders of pictures.")
+    if recipe.masks is not None and not folder:
+        raise OptionError("masks are read beside a folder of pictures only; other sources bring a column 'mask'.")
     if recipe.download and not (isinstance(source, str) and source.startswith("hf:")):
         raise OptionError("download is only for hf: sources; nothing else uses the network.")
 

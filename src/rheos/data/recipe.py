@@ -40,6 +40,8 @@ class Recipe:
         conditions: Names of the columns that batches carry.
         skip_corrupt: Leave unreadable pictures of a folder out instead of stopping.
         download: Whether "hf:" sources may use the network.
+        masks: A folder of masks with the names of a folder's pictures.
+        codec: Folder of the autoencoder whose latents are delivered; None delivers the pictures.
 
     Raises:
         OptionError: If a value is outside its range.
@@ -59,6 +61,8 @@ class Recipe:
     conditions: tuple[str, ...] | None = None
     skip_corrupt: bool = False
     download: bool = False
+    masks: str | None = None
+    codec: str | None = None
 
     def __post_init__(self) -> None:
         _check_count("size", self.size)

@@ -1,39 +1,32 @@
-"""Pairs (noise, sample) of a field, on disk and memory-mapped.
+"""Pairs (noise, sample) of a field: how they are drawn, and `generate`, which draws them into a `PairStore`."""
 
-A store is a folder of `.npy` files, `x0`, `x1`, `seed` and one a condition, beside `store.json`, which says how
-many rows are complete. It is written chunk by chunk and can be continued after an interruption; since a row is a
-function of its own seed, a continued store equals an uninterrupted one.
-"""
-
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, final
+from typing import Literal, cast, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rheos.core.base import Cond
-from rheos.core.draws import row_seeds
-from rheos.core.errors import DataError, OptionError, RunError
+from rheos.core.draws import Draws, row_seeds
+from rheos.core.errors import ConditionError, OptionError, ShapeError, check_choice
 from rheos.core.field import Field
-from rheos.core.files import write_whole
+from rheos.core.paths import AffinePath
 from rheos.data.dataset import About, Data
-from rheos.sample.draw import conditions, draw_solution
+from rheos.distill.store import FORMAT, PairStore, fill
+from rheos.sample.draw import conditions, draw_solution, grid_for
+from rheos.sample.grids import Grid
 from rheos.sample.guidance import CFG
 
-__all__ = ["PairStore", "Recipe", "generate"]
-
-FORMAT = 1
+__all__ = ["PairStore", "Recipe", "balanced", "classes_of", "fingerprint", "generate", "given_pairs"]
 
 
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """How the samples of a store are drawn.
+    """How the samples of a store are drawn, and how they are kept.
 
     Args:
         steps: Steps of the teacher's grid.
@@ -41,9 +34,14 @@ class Recipe:
         guidance: Scale of classifier-free guidance that is baked into the pairs; 1: none.
         seed: Of the rows' seeds.
         chunk: Rows a network call.
+        grid: Spacing of the teacher's grid as `Grid.read` takes it, such as "edm"; None: uniform, with its shift.
+        noise: "stored", or "seed": eight bytes a row, from which the noise comes back bit by bit.
+        store: "float32", or "uint8" for samples with a range of values: rounded to 256 levels, a quarter of the size.
 
     Raises:
         OptionError: For steps or chunk below 1.
+        UnknownOptionError: For an unknown way to keep noise or samples.
+        RheosError: For a grid that cannot be read.
     """
 
     steps: int = 20
@@ -51,69 +49,24 @@ class Recipe:
     guidance: float = 1.0
     seed: int = 0
     chunk: int = 256
+    grid: str | None = None
+    noise: Literal["stored", "seed"] = "stored"
+    store: Literal["float32", "uint8"] = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.chunk < 1:
             raise OptionError(f"steps and chunk must be at least 1, got {self.steps} and {self.chunk}.")
+        check_choice("noise", self.noise, ("stored", "seed"))
+        check_choice("store", self.store, ("float32", "uint8"))
+        if self.grid is not None:
+            Grid.read(self.grid)
 
-
-class PairStore:
-    """A complete or growing store; open it with its folder.
-
-    Args:
-        folder: Written by `generate`.
-
-    Raises:
-        RunError: If there is no store.
-        DataError: If a file is missing, of another length, or the format is newer.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        index = self.folder / "store.json"
-        if not index.is_file():
-            raise RunError(f"{self.folder} holds no pairs (no store.json). Make them with rheos.distill.generate.")
-        try:
-            self.about: dict[str, Any] = json.loads(index.read_text())
-            if self.about["format"] > FORMAT:
-                raise DataError(f"{index} has format {self.about['format']}; this rheos reads up to {FORMAT}.")
-            names = ["x0", "x1", "seed", *(f"cond_{n}" for n in self.about["conditions"])]
-            self._maps = {n: np.load(self.folder / f"{n}.npy", mmap_mode="c", allow_pickle=False) for n in names}
-        except (ValueError, KeyError, OSError) as error:
-            raise DataError(f"The pair store {self.folder} cannot be read: {error}. Generate it again.") from error
-        short = [n for n, m in self._maps.items() if len(m) != self.about["n"]]
-        if short:
-            raise DataError(f"The pair store {self.folder} has {short[0]}.npy of other length than {self.about['n']}.")
-
-    def __len__(self) -> int:
-        """Complete rows."""
-        return int(self.about["done"])
-
-    @property
-    def complete(self) -> bool:
-        """Whether every row is there."""
-        return len(self) == int(self.about["n"])
-
-    def column(self, name: str) -> Tensor:
-        """A column's complete rows: "x0", "x1", "seed" or a condition; backed by the file, not read at once."""
-        key = name if name in self._maps else f"cond_{name}"
-        return torch.from_numpy(self._maps[key][: len(self)])
-
-    def data(self) -> Data:
-        """The pairs as a data set whose batches carry x0 beside the conditions, for `GivenPairs`."""
-        if len(self) == 0:
-            raise DataError(f"The pair store {self.folder} is empty.")
-        names = self.about["conditions"]
-        columns = {"x0": self.column("x0"), **{n: self.column(n) for n in names}}
-        span = self.about["value_range"]
-        value_range = (span[0], span[1]) if span else None
-        about = About(
-            name=f"pairs:{self.folder.name}",
-            class_names=tuple(self.about["class_names"]),
-            range=value_range,
-            delivers=value_range,
-        )
-        return Data(self.column("x1"), columns, about, conditions=("x0", *names))
+    def times(self, field: Field) -> tuple[float, ...]:
+        """The grid on a field."""
+        if self.grid is None:
+            return grid_for(field, self.steps)
+        law = field.path.law if isinstance(field.path, AffinePath) else None
+        return grid_for(field, Grid.read(self.grid, field.shift)(self.steps, law))
 
 
 def generate(
@@ -149,42 +102,78 @@ def generate(
         raise OptionError(f"n must be at least 1, got {n}.")
     if field.shape is None:
         raise OptionError("This field does not know the shape of its data; set field.shape first.")
-    given = conditions(field, n, dict(_conditions(field, n, cond)))
-    folder = Path(folder)
-    classes = int(getattr(field.net, "config", {}).get("classes", 0) or 0)
+    if recipe.store == "uint8" and field.value_range is None:
+        raise OptionError("Bytes need a range of values, which this field has not. Keep its samples as float32.")
+    if recipe.noise == "seed" and not field.path.flat:
+        raise OptionError(f"Seeds bring back normal noise, not points of {field.path.space}. Use noise='stored'.")
+    given = conditions(field, n, dict(balanced(field, n, cond)))
+    classes = classes_of(field)
+    seeds = row_seeds(recipe.seed, n)
     about = {
-        "format": FORMAT,
+        "format": FORMAT if recipe.noise == "seed" or recipe.store == "uint8" else 1,
         "n": n,
         "done": 0,
         "recipe": asdict(recipe),
-        "teacher": _fingerprint(field, given),
+        "teacher": fingerprint(field, given),
         "shape": list(field.shape),
         "value_range": field.value_range,
         "conditions": sorted(given),
         "class_names": list(class_names) or [str(k) for k in range(classes)],
     }
-    maps, done = _open(folder, about, given)
-    seeds = row_seeds(recipe.seed, n)
-    while done < n:
-        stop = min(done + recipe.chunk, n)
-        part = {name: v[done:stop] for name, v in given.items()}
-        guidance = None if recipe.guidance == 1.0 else CFG(recipe.guidance)
-        solution = draw_solution(
-            field, stop - done, steps=recipe.steps, solver=recipe.solver, guidance=guidance,
-            seed=seeds[done:stop], **part,
-        )  # fmt: skip
-        maps["x0"][done:stop] = solution.source.float().cpu().numpy()  # type: ignore[union-attr]
-        maps["x1"][done:stop] = solution.x.float().cpu().numpy()  # type: ignore[union-attr]
-        done = stop
-        for m in maps.values():
-            m.flush()
-        _write(folder / "store.json", {**about, "done": done})
-        if progress is not None:
-            progress(done, n)
-    return PairStore(folder)
+    columns = {"seed": seeds, **{f"cond_{name}": v for name, v in given.items()}}
+
+    def make(start: int, stop: int) -> dict[str, Tensor]:
+        part = {name: v[start:stop] for name, v in given.items()}
+        x0, x1 = _drawn(field, seeds[start:stop], recipe, part)
+        return {"x1": x1} if recipe.noise == "seed" else {"x0": x0, "x1": x1}
+
+    return fill(Path(folder), about, columns, recipe.chunk, make, progress)
 
 
-def _fingerprint(field: Field, given: Cond) -> str:
+def given_pairs(x0: Tensor, x1: Tensor, value_range: tuple[float, float] | None = None, **cond: Tensor) -> Data:
+    """Pairs of your own as a data set whose batches carry x0 beside the conditions, for `GivenPairs`.
+
+    Args:
+        x0: Noise (N, ...).
+        x1: Samples of the same shape.
+        value_range: Lowest and highest value of samples, where they have such.
+        **cond: Conditions with N rows; "label" holds classes 0 .. K - 1.
+
+    Raises:
+        ShapeError: If noise and samples differ in shape.
+        ConditionError: If a condition has not N rows.
+
+    Example:
+        >>> given_pairs(torch.zeros(3, 2), torch.ones(3, 2)).batch(torch.tensor([1])).cond["x0"]
+        tensor([[0., 0.]])
+    """
+    if x0.shape != x1.shape:
+        raise ShapeError(f"Pairs need noise like samples, got {tuple(x0.shape)} and {tuple(x1.shape)}.")
+    for name, value in cond.items():
+        if len(value) != len(x1):
+            raise ConditionError(f"{name} has {len(value)} rows for {len(x1)} pairs.")
+    classes = int(cond["label"].max()) + 1 if "label" in cond else 0
+    about = About(
+        name="pairs", class_names=tuple(str(k) for k in range(classes)), range=value_range, delivers=value_range
+    )
+    return Data(x1.float(), {"x0": x0.float(), **cond}, about, conditions=("x0", *sorted(cond)))
+
+
+def _drawn(field: Field, seeds: Tensor, recipe: Recipe, cond: Cond) -> tuple[Tensor, Tensor]:
+    """Unit noise of the seeds, and where it flows."""
+    times, m = recipe.times(field), len(seeds)
+    noise = field.path.space.random(torch.empty(m, *cast("tuple[int, ...]", field.shape)), Draws(seeds), "source")
+    assert isinstance(noise, Tensor)
+    level = float(field.path.law.sigma(times[0])) if isinstance(field.path, AffinePath) else 1.0
+    start = noise.to(field.device, field.dtype)
+    solution = draw_solution(
+        field, m, steps=times, solver=recipe.solver, seed=seeds, source=start if level == 1.0 else start * level,
+        guidance=None if recipe.guidance == 1.0 else CFG(recipe.guidance), **cond,
+    )  # fmt: skip
+    return noise, cast(Tensor, solution.x)
+
+
+def fingerprint(field: Field, given: Cond) -> str:
     """What the pairs depend on beside the recipe: the teacher's weights and meaning, and the conditions."""
     digest = blake2b(digest_size=16)
     digest.update(repr((field.path, field.predicts, field.shift)).encode())
@@ -194,51 +183,21 @@ def _fingerprint(field: Field, given: Cond) -> str:
     return digest.hexdigest()
 
 
-def _conditions(field: Field, n: int, cond: Cond | None) -> Cond:
+def classes_of(field: Field) -> int:
+    """How many classes the network has; 0 for none. A preconditioner's are those of the network in it."""
+    config = getattr(field.net, "config", None) or {}
+    inner = config.get("net")
+    return int(config.get("classes", 0) or (inner.get("classes", 0) if isinstance(inner, Mapping) else 0) or 0)
+
+
+def balanced(field: Field, n: int, cond: Cond | None) -> Cond:
     """The given conditions, with balanced labels where a class-conditional field gets none."""
     given = dict(cond or {})
     missing = field.conditions - given.keys()
-    classes = int(getattr(field.net, "config", {}).get("classes", 0) or 0)
+    classes = classes_of(field)
     if "label" in missing and classes:
         given["label"] = torch.arange(n) % classes
         missing = missing - {"label"}
     if missing:
         raise OptionError(f"Pairs need the conditions {', '.join(sorted(missing))}: give cond with {n} rows.")
     return given
-
-
-def _open(folder: Path, about: dict[str, Any], given: Cond) -> tuple[dict[str, np.memmap], int]:
-    """Writable maps of a new or an unfinished store, and how many rows are complete."""
-    index = folder / "store.json"
-    if index.exists():
-        try:
-            old = json.loads(index.read_text())
-        except ValueError as error:
-            raise DataError(f"{index} is damaged: {error}. Delete the folder and generate again.") from error
-        other = [k for k, v in json.loads(json.dumps(about)).items() if k != "done" and old.get(k) != v]
-        if other:
-            raise RunError(
-                f"{folder} holds pairs of another recipe (other {', '.join(other)}). "
-                "Choose another folder, or delete this one."
-            )
-        names = ["x0", "x1", "seed", *(f"cond_{n}" for n in given)]
-        return {n: np.load(folder / f"{n}.npy", mmap_mode="r+", allow_pickle=False) for n in names}, int(old["done"])
-    if folder.is_dir() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty and holds no pairs. Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    n, shape = about["n"], tuple(about["shape"])
-    maps: dict[str, np.memmap] = {}
-    for name in ("x0", "x1"):
-        maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, (n, *shape))
-    columns = {"seed": row_seeds(about["recipe"]["seed"], n), **{f"cond_{k}": v.cpu() for k, v in given.items()}}
-    for name, value in columns.items():
-        array = value.numpy()
-        maps[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", array.dtype, array.shape)
-        maps[name][:] = array
-        maps[name].flush()
-    _write(index, about)
-    return maps, 0
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(value, indent=1))

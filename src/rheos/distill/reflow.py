@@ -2,21 +2,24 @@ r"""Reflow: train a flow again on its own pairs, and its paths straighten.
 
 The pairs (noise, sample) of a flow are a coupling whose paths cross less than independent ones; flow matching on it
 gives a field with the same samples along straighter trajectories, so that one Euler step goes a long way. Guidance
-used to draw the pairs is baked into the new field, which then needs one network call a step.
+used to draw the pairs is baked into the new field, which then needs one network call a step. With `dropout` the
+conditions of some rows are nulled, so that the new field can be guided again, by a smaller scale.
 
-Reference: Flow Straight and Fast, Liu et al. (2023), algorithm 1, https://arxiv.org/abs/2209.03003
+Reference: Flow Straight and Fast, Liu et al. (2023), algorithm 1, https://arxiv.org/abs/2209.03003; with text,
+InstaFlow, Liu et al. (2024), eq. 5, https://arxiv.org/abs/2309.06380
 """
 
-import copy
 from pathlib import Path
 
+from rheos.core.base import Coupling, Premetric, TimeDistribution
 from rheos.core.couplings import GivenPairs
 from rheos.core.field import Field
 from rheos.core.objectives import FlowMatching
 from rheos.core.premetrics import premetric
-from rheos.core.sources import FromCondition
 from rheos.core.times import times
-from rheos.distill.pairs import PairStore
+from rheos.data.dataset import Data
+from rheos.distill.kit import known, start_of
+from rheos.distill.store import PairStore
 from rheos.train import Options, Run, fit
 
 __all__ = ["reflow"]
@@ -24,24 +27,29 @@ __all__ = ["reflow"]
 
 def reflow(
     field: Field,
-    pairs: PairStore,
+    pairs: PairStore | Data,
     *,
     steps: int,
     out: str | Path | None = None,
-    time: str = "uniform",
-    loss: str = "mse",
+    time: str | TimeDistribution = "uniform",
+    loss: str | Premetric = "mse",
+    dropout: float = 0.0,
+    coupling: Coupling | None = None,
     options: Options | None = None,
     progress: bool | None = None,
 ) -> Run:
-    """Train a copy of a field on its own pairs, from its own weights.
+    """Train a copy of a field on pairs, from its own weights.
 
     Args:
-        field: The teacher, and the start of the student.
-        pairs: Drawn from it by `generate`.
+        field: The start of the student: the teacher, or another network. Off the linear path its raw output is taken
+            for a velocity (`Field.as_velocity`); `retimed` starts with the teacher's own samples instead.
+        pairs: Drawn from the teacher by `generate`, or data that deliver "x0" (`given_pairs`).
         steps: Optimiser steps.
-        out: Run directory.
-        time: Name of the time distribution.
-        loss: Name of the premetric.
+        out: Run directory, continued if it is there.
+        time: A time distribution or its name.
+        loss: A premetric or its name.
+        dropout: Probability that a row's conditions are replaced by null; then the new field can be guided.
+        coupling: How pairs are coupled, such as `AnnealedPairs`; as they are given unless given.
         options: Of `train.fit`.
         progress: Whether a bar is drawn; None: on terminals.
 
@@ -49,16 +57,19 @@ def reflow(
         The run of the straightened field.
 
     Raises:
+        DataError: For noise that is not N(0, 1).
+        ShapeError: For samples of another shape than the field's.
         RheosError: As `train.fit`.
     """
-    student = copy.deepcopy(field)
-    student.requires_grad_(True)
-    student.shift = 1.0
+    data, source = known(pairs, field)
     objective = FlowMatching(
-        coupling=GivenPairs(),
-        source=FromCondition("x0"),
+        coupling=coupling or GivenPairs(),
+        source=source,
         times=times(time),
         premetric=premetric(loss),
-        dropout=0.0,
+        dropout=dropout,
     )
-    return fit(student, objective, pairs.data(), steps=steps, out=out, options=options, resume=True, progress=progress)
+    return fit(
+        start_of(field), objective, data, steps=steps, out=out, options=options, resume=out is not None,
+        progress=progress,
+    )  # fmt: skip

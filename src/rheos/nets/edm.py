@@ -20,9 +20,6 @@ from rheos.nets.base import Net
 
 __all__ = ["EDM"]
 
-_TINY = 1e-7
-"""In the logarithm, smaller alphas and sigmas count as this: |c_noise| stays below 4.1 on the linear path."""
-
 
 @final
 class EDM(Net):
@@ -32,9 +29,10 @@ class EDM(Net):
         net: The network F, or its description (`core.config.dump`).
         schedule: Of the path it is trained on, or its name, or its description.
         sigma_data: Standard deviation of the data.
+        clip: In the logarithm, smaller alphas and sigmas count as this: on the linear path |c_noise| stays below 4.1.
 
     Raises:
-        OptionError: If `sigma_data` is not positive.
+        OptionError: If `sigma_data` is not positive, or `clip` not in (0, 1).
 
     Example:
         >>> import torch
@@ -48,14 +46,22 @@ class EDM(Net):
     """
 
     def __init__(
-        self, net: Net | Mapping[str, Any], schedule: Schedule | str | Mapping[str, Any], sigma_data: float = 0.5
+        self,
+        net: Net | Mapping[str, Any],
+        schedule: Schedule | str | Mapping[str, Any],
+        sigma_data: float = 0.5,
+        clip: float = 1e-7,
     ) -> None:
         if not sigma_data > 0:
             raise OptionError(f"sigma_data must be positive, got {sigma_data}. Measure it: data.std().")
+        if not 0 < clip < 1:
+            raise OptionError(f"clip must lie in (0, 1), got {clip}.")
         inner: Net = net if isinstance(net, Net) else config.load(dict(net), expect=Net, name="net")
         law = schedules.schedule(schedule) if isinstance(schedule, Schedule | str) else _law(schedule)
-        super().__init__({"net": config.dump(inner), "schedule": config.dump(law), "sigma_data": sigma_data})
-        self.net, self.schedule, self.sigma_data = inner, law, sigma_data
+        super().__init__(
+            {"net": config.dump(inner), "schedule": config.dump(law), "sigma_data": sigma_data, "clip": clip}
+        )
+        self.net, self.schedule, self.sigma_data, self.clip = inner, law, sigma_data, clip
         self.conditions = inner.conditions
 
     @property
@@ -72,7 +78,7 @@ class EDM(Net):
         clock = t.double()
         alpha, sigma = cast(Tensor, self.schedule.alpha(clock)), cast(Tensor, self.schedule.sigma(clock))
         scale = (sigma**2 + (self.sigma_data * alpha) ** 2).rsqrt()
-        return scale, 0.25 * (sigma.clamp(min=_TINY).log() - alpha.clamp(min=_TINY).log())
+        return scale, 0.25 * (sigma.clamp(min=self.clip).log() - alpha.clamp(min=self.clip).log())
 
     def forward(
         self, x: Float[Tensor, "b *_d"], t: Shaped[Tensor, "*_t"], *, taps: tuple[Tap, ...] = (), **cond: Tensor

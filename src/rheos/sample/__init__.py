@@ -2,6 +2,7 @@
 
 from rheos.sample.adams import AdamsBashforth
 from rheos.sample.adaptive import BogackiShampine, DormandPrince, Tsitouras
+from rheos.sample.bridge import BridgeDrift, Brownian
 from rheos.sample.churn import Churn
 from rheos.sample.deis import DEIS, IPNDM
 from rheos.sample.diagnose import SamplingError, sampling_error
@@ -11,14 +12,15 @@ from rheos.sample.dualfast import DualFast
 from rheos.sample.exponential import DDIM
 from rheos.sample.fireflow import FireFlow
 from rheos.sample.flight import Flight, join, load, save, split
-from rheos.sample.grids import Grid, check_grid, dynamic_shift
+from rheos.sample.grids import Grid, Searched, check_grid, dynamic_shift
 from rheos.sample.guidance import CFG, AutoGuidance, ClassifierGuidance, SeveralConditions
 from rheos.sample.inversion import FixedPoint, ImplicitEuler, ImplicitMidpoint, invert
+from rheos.sample.jump import FlowMapSteps
 from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
 from rheos.sample.likelihood import Likelihood, dequantise, log_likelihood
 from rheos.sample.logprob import step_logprob
 from rheos.sample.loop import Loop
-from rheos.sample.methods import SOLVERS, solver
+from rheos.sample.methods import MAPS, SOLVERS, solver
 from rheos.sample.newupdate import NewUpdate
 from rheos.sample.posterior import PosteriorGuidance
 from rheos.sample.recommend import recommend
@@ -35,6 +37,7 @@ __all__ = [
     "DEIS",
     "HEUN",
     "IPNDM",
+    "MAPS",
     "MIDPOINT",
     "RALSTON",
     "RK3",
@@ -47,6 +50,8 @@ __all__ = [
     "AsynchronousLeapfrog",
     "AutoGuidance",
     "BogackiShampine",
+    "BridgeDrift",
+    "Brownian",
     "Churn",
     "ClassifierGuidance",
     "DPMSinglestep",
@@ -57,6 +62,7 @@ __all__ = [
     "FireFlow",
     "FixedPoint",
     "Flight",
+    "FlowMapSteps",
     "Grid",
     "ImplicitEuler",
     "ImplicitMidpoint",
@@ -69,6 +75,7 @@ __all__ = [
     "ReversibleHeun",
     "RungeKutta",
     "SamplingError",
+    "Searched",
     "SeveralConditions",
     "Solution",
     "Tableau",

@@ -13,7 +13,7 @@ https://arxiv.org/abs/2211.01095.
 """
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -63,6 +63,8 @@ class DPMSolver(ExponentialMultistep):
 
     variant: str = "midpoint"
     compat: str = "correct"
+
+    reach: ClassVar[float] = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

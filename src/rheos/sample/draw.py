@@ -1,5 +1,6 @@
 """`draw`: samples from a field, from nothing but a number of rows."""
 
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from numbers import Integral
@@ -17,7 +18,7 @@ from rheos.core.solver import Solver
 from rheos.core.state import State, concat, device_of, map_state, rows
 from rheos.core.steer import Steer
 from rheos.sample.flight import split
-from rheos.sample.grids import Grid, check_grid
+from rheos.sample.grids import Grid, Searched, check_grid
 from rheos.sample.guidance import CFG
 from rheos.sample.loop import Loop
 from rheos.sample.methods import solver as named_solver
@@ -31,20 +32,28 @@ OPTIONS = ("batch", "guidance", "n", "seed", "shape", "solver", "source", "steer
 def grid_for(field: Field, steps: int | Sequence[float] | Grid, n: int | None = None) -> tuple[float, ...]:
     """The grid of a number of steps on this field: uniform, with the field's own shift, inside its finite range.
 
+    A field with times of its own has no other grid; explicit times are taken at their word.
+
     Args:
         field: Its shift is the one that it was trained with.
         steps: A number of steps, explicit times, or a `Grid` (then `n` gives the steps).
         n: Steps of a `Grid`.
 
     Raises:
-        OptionError: If a Grid comes without n.
+        OptionError: If a Grid comes without n, or the field was made for other steps.
         TimeError: For explicit times that are no grid.
     """
     law = field.path.law if isinstance(field.path, AffinePath) else None
     if isinstance(steps, Grid):
         if n is None:
             raise OptionError("A Grid needs the number of steps too: steps=Grid(...)(20).")
+        if field.times is not None and steps.steps is None:
+            raise OptionError(f"This field was made for its own {_own(field)}, not for the grid {steps}. Leave it out.")
         times = steps(n, law)
+    elif isinstance(steps, Integral) and field.times is not None:
+        if int(steps) != len(field.times) - 1:
+            raise OptionError(f"This field was made for its own {_own(field)}, got steps={steps}.")
+        times = field.times
     elif isinstance(steps, Integral):
         times = Grid(shift=field.shift)(int(steps), law)
     else:
@@ -54,6 +63,41 @@ def grid_for(field: Field, steps: int | Sequence[float] | Grid, n: int | None = 
     if times[0] < times[-1]:
         return check_grid((max(times[0], low), *inner, times[-1]))
     return check_grid((min(times[0], high), *inner, max(times[-1], low)))
+
+
+def _own(field: Field) -> str:
+    times = field.times or ()
+    return f"{len(times) - 1} steps at t = {', '.join(f'{t:.4g}' for t in times)}"
+
+
+def _usual(
+    field: Field, steps: int | Sequence[float] | Grid | None, solver: Solver | str | None
+) -> tuple[int | Sequence[float] | Grid, Solver]:
+    """Steps and solver where they are not given: the field's own times by Euler, or twenty of Heun."""
+    if steps is None:
+        steps = 20 if field.times is None else len(field.times) - 1
+    if solver is None:
+        solver = field.usual if field.times is None else "euler"
+    return steps, named_solver(solver) if isinstance(solver, str) else solver
+
+
+def _check_guidance(field: Field, steps: object, guidance: float | CFG | None) -> None:
+    """Refuse a scale of guidance that times, or a field made for its own times, were not made with."""
+    scale = guidance.scale if isinstance(guidance, CFG) else 1.0 if guidance is None else guidance
+
+    def differs(meant: float) -> bool:
+        return bool((scale != meant).any()) if isinstance(scale, Tensor) else scale != meant
+
+    if field.times is not None and differs(1.0):
+        raise OptionError(
+            "This field was made for its own times, on trajectories that hold their guidance already, got guidance "
+            f"{scale}. Leave it out."
+        )
+    if isinstance(steps, Searched) and differs(steps.guidance):
+        raise OptionError(
+            f"These times were searched with guidance {steps.guidance:g}, got {scale}. Search again, or take them as "
+            "they are: steps=schedule.times."
+        )
 
 
 def conditions(field: Field, n: int, given: dict[str, object]) -> Cond:
@@ -94,8 +138,8 @@ def draw(
     field: Field,
     n: int = 16,
     *,
-    steps: int | Sequence[float] | Grid = 20,
-    solver: Solver | str = "heun",
+    steps: int | Sequence[float] | Grid | None = None,
+    solver: Solver | str | None = None,
     guidance: float | CFG | None = None,
     seed: int | Sequence[int] | Tensor = 0,
     **options: object,
@@ -105,8 +149,10 @@ def draw(
     Args:
         field: A field; `train.fit` gives it the shape of its data.
         n: How many.
-        steps: Number of steps on a uniform grid with the field's shift, or explicit times.
-        solver: A name (see `rheos.sample.SOLVERS`) or a `Solver`.
+        steps: Number of steps on a uniform grid with the field's shift, or explicit times; 20, or those that the field
+            was made for, unless given.
+        solver: A name (see `rheos.sample.SOLVERS`) or a `Solver`; heun, or euler for a field with times of its own,
+            unless given.
         guidance: Scale of classifier-free guidance, or a `CFG`; 1 or None costs one network call a step.
         seed: One integer for all, or one a row; a row's sample depends on its own seed alone.
         **options: `shape` of one sample where the field has none, `steers`, `source` (start states), `batch` (rows
@@ -116,7 +162,8 @@ def draw(
         (n, *shape), on the field's device.
 
     Raises:
-        OptionError: For n < 1, batch < 1, an unknown shape, or guidance of an unconditional field.
+        OptionError: For n < 1, batch < 1, an unknown shape, guidance of an unconditional field, or steps or guidance
+            that the field or the times were not made for.
         ConditionError: For unknown or ill-shaped conditions, and misspelt options.
         ShapeError: If `source` has not n rows.
 
@@ -134,8 +181,8 @@ def draw_solution(
     field: Field,
     n: int = 16,
     *,
-    steps: int | Sequence[float] | Grid = 20,
-    solver: Solver | str = "heun",
+    steps: int | Sequence[float] | Grid | None = None,
+    solver: Solver | str | None = None,
     guidance: float | CFG | None = None,
     seed: int | Sequence[int] | Tensor = 0,
     **options: object,
@@ -153,12 +200,21 @@ def draw_solution(
     trace = bool(options.pop("trace", False))
     _check_count("batch", batch)
     cond = conditions(field, n, options)
+    steps, method = _usual(field, steps, solver)
+    _check_guidance(field, steps, guidance)
     if guidance is not None and guidance != 1.0:
         if not field.conditions:
             raise OptionError(f"guidance {guidance} needs a conditional field; this one takes no conditions.")
+        if field.baked != 1.0:
+            warnings.warn(
+                f"This field was trained with guidance {field.baked:g} in its weights; more of it overshoots. "
+                "Leave guidance out.",
+                UserWarning,
+                stacklevel=2,
+            )
         steers = (guidance if isinstance(guidance, CFG) else CFG(float(guidance)), *steers)
     seeds, times = row_seeds(seed, n), grid_for(field, steps)
-    loop = Loop(field, named_solver(solver) if isinstance(solver, str) else solver, steers)
+    loop = Loop(field, method, steers)
     x = _source(field, shape, seeds, times) if source is None else source
     if rows(x) != n:
         raise ShapeError(f"source has {rows(x)} rows for n = {n}.")
@@ -189,6 +245,8 @@ def _source(field: Field, shape: tuple[int, ...] | None, seeds: Tensor, times: t
     """Where a flow begins: the space's random points, at the noise level of the first time."""
     if times[0] > times[-1]:
         raise OptionError("steps runs from data to noise; give the data to begin with: source=x.")
+    if begins := getattr(field.net, "begins", None):  # its source is no noise, and no condition tells which
+        raise OptionError(f"This field's flows begin at {begins}. Give the states to begin with: source=z.")
     if shape is None:
         raise OptionError("This field does not know the shape of its data. Give it: shape=(3, 32, 32).")
     like = torch.empty(len(seeds), *shape, dtype=field.dtype, device=field.device)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Self, final
+from typing import Protocol, Self, final, runtime_checkable
 
 from rheos.core.errors import OptionError, TimeError, check_choice
 from rheos.core.schedules import Linear, Schedule
 
-__all__ = ["ALIASES", "SPACINGS", "Grid", "check_grid", "dynamic_shift"]
+__all__ = ["ALIASES", "SPACINGS", "Grid", "Searched", "check_grid", "dynamic_shift"]
 
 SPACINGS = ("uniform", "logsnr", "quadratic", "edm", "beta", "sway")
 ALIASES = {"karras": "edm", "exponential": "logsnr"}
@@ -22,6 +22,24 @@ ALIASES = {"karras": "edm", "exponential": "logsnr"}
 
 SWAY = (-1.0, 2 / (math.pi - 2))
 """Between these numbers the swayed times increase."""
+
+
+@runtime_checkable
+class Searched(Protocol):
+    """Times that were searched for a field at one scale of guidance; `draw` refuses another scale.
+
+    Attributes:
+        times: The grid.
+        guidance: The scale; 1 for none.
+    """
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The grid."""
+
+    @property
+    def guidance(self) -> float:
+        """The scale of classifier-free guidance; 1 for none."""
 
 
 @final

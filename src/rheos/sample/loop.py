@@ -58,7 +58,8 @@ class Loop:
         self._null = field.null
         self._memory: Callable[[State], State | None] | None = field.memory if field.remembers else None
         self._plain = not steers and self._memory is None
-        self._fast = self._plain and not self.solver.stochastic and not self.solver.kicks
+        self._noisy = self.solver.stochastic and not self.solver.kicks  # what kicks has its noise before the step
+        self._fast = self._plain and not self.solver.kicks
         self._grad = any(s.differentiates for s in steers)
         # the state at an interval's start: solvers keep it themselves, but for adaptive ones
         self._anchored = bool(self._has["rounds"]) or (bool(self._has["state"]) and self.solver.adaptive)
@@ -161,8 +162,9 @@ class Loop:
         """
         if not self._fast or isinstance(f.i, Tensor):
             return self._tell(f, q, reply)
-        s = self.solver.tell(f.solver, reply.value)
-        i = f.i
+        s, i = f.solver, f.i
+        noise = Draws(f.seed).normal(s["x"], "step", i, 0, s["stage"]) if self._noisy else None
+        s = self.solver.tell(s, reply.value, noise)
         if s["stage"] == DONE:
             i += 1
             if i < cast(int, f.n):
@@ -178,7 +180,7 @@ class Loop:
             f = f._replace(pending=dict(zip(names, split(reply.memory, sizes), strict=True)))
         value, f = self._fold(f, q, reply)
         noise = None
-        if solver.stochastic:
+        if self._noisy:
             noise = Draws(f.seed).normal(f.x, "step", f.i, f.round, before["stage"])
         lead = None
         if self._has["lead"] and before["stage"] == 0:  # further stages belong to a warm-up

@@ -11,13 +11,14 @@ from rheos.sample.deis import DEIS, IPNDM
 from rheos.sample.dpm import DPMSinglestep, DPMSolver
 from rheos.sample.exponential import DDIM
 from rheos.sample.fireflow import FireFlow
+from rheos.sample.jump import FlowMapSteps
 from rheos.sample.jumps import SDEDPM, Ancestral, Renoise
 from rheos.sample.reversible import AsynchronousLeapfrog, ReversibleHeun
 from rheos.sample.rungekutta import HEUN, MIDPOINT, RALSTON, RK3, RK4, Euler, RungeKutta
 from rheos.sample.stochastic import SDE
 from rheos.sample.unipc import UniPC
 
-__all__ = ["SOLVERS", "solver"]
+__all__ = ["MAPS", "SOLVERS", "solver"]
 
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "euler": Euler,
@@ -62,6 +63,9 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
 }
 """Makers by name, with their usual options."""
 
+MAPS: dict[str, Callable[[], Solver]] = {"jump": FlowMapSteps}
+"""Likewise, for flow maps alone: they ask for average velocities, which other fields do not know."""
+
 
 def solver(name: str) -> Solver:
     """A solver by name.
@@ -73,5 +77,6 @@ def solver(name: str) -> Solver:
         >>> solver("heun").evaluations
         2
     """
-    check_choice("solver", name, SOLVERS)
-    return SOLVERS[name]()
+    known = SOLVERS | MAPS
+    check_choice("solver", name, known)
+    return known[name]()

@@ -10,6 +10,7 @@ polynomial through the estimates in a variable z of the method's own: t, $\lambd
 infinite (at the ends of most paths) the estimate there drops out, and a step to or from there is of first order.
 """
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -53,6 +54,9 @@ class Multistep(Solver):
     leads = True
     orders: ClassVar[tuple[int, ...]] = (1, 2, 3)
     asks: ClassVar[Kind] = "data"
+    reach: ClassVar[float] = math.inf
+    """A step longer than so many times the one before takes two estimates at most: a curve that is followed so far
+    beyond its points leads astray."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -124,11 +128,12 @@ class Multistep(Solver):
             return self._warm(s, value)
         x, t, end = s["x"], s["t"], s["end"]
         past, where = (self.kept(x, t, value), *s["past"]), (self._position(t), *s["where"])
-        s = {**s, "past": past[: self.depth], "where": where[: self.depth]}
+        depth, n = self.depth, self.order
+        s = {**s, "past": past[:depth], "where": where[:depth], "stage": DONE}
         if s.get("cold"):
             return self._warm(s, self.path.convert(value, x, t, self.asks, "velocity"))
-        x = self.advance(x, t, end, value if lead is None else lead, past[: self.order], where[: self.order])
-        return {**s, "x": x, "stage": DONE}
+        s["x"] = self.advance(x, t, end, value if lead is None else lead, past[:n], where[:n])
+        return s
 
     def _warm(self, s: SolverState, velocity: State) -> SolverState:
         inner = self._rk.tell(s["inner"], velocity)
@@ -141,10 +146,15 @@ class Multistep(Solver):
     ) -> State:
         """From (x, t) to end by the estimates `past`, taken at `where`."""
         c, d = self.leading(t, end)
+        weights = self._weights(end, self._position(end), where) if len(past) > 1 else ()
+        if weights and lead is past[0] and type(d) is float:  # one term of two
+            d, weights, past = d + weights[0], weights[1:], past[1:]
         x = affine(c, x, d, lead)
-        if len(past) == 1:
+        if type(x) is Tensor and type(d) is float:  # one tensor on one clock: nothing but the sum
+            for w, m in zip(weights, past, strict=False):
+                x = torch.add(x, cast(Tensor, m), alpha=w)
             return x
-        for w, m in zip(self._weights(end, self._position(end), where), past, strict=False):
+        for w, m in zip(weights, past, strict=False):
             x = add(x, w, m)
         return x
 
@@ -164,12 +174,16 @@ class Multistep(Solver):
         if isinstance(end, dict):
             named = {n: self._weights(v, there[n], tuple(w[n] for w in where)) for n, v in end.items()}
             return tuple({n: w[j] for n, w in named.items()} for j in range(len(where)))
-        if not any(isinstance(z, Tensor) for z in (there, *where)):
-            if not (_finite(there) and _finite(where[0])):
-                return ()
+        for z in (there, *where):
+            if isinstance(z, Tensor):
+                return self._row_weights(end, there, where)
+        if not (_finite(there) and _finite(where[0])):
+            return ()
+        if not _finite(where[-1]):  # only the oldest ones can be infinite
             where = tuple(z for z in where if _finite(z))
-            return self.corrections(end, there, where) if len(where) > 1 else ()
-        return self._row_weights(end, there, where)
+        if len(where) > 2 and abs(there - where[0]) > self.reach * abs(where[0] - where[1]):
+            where = where[:2]
+        return self.corrections(end, there, where) if len(where) > 1 else ()
 
     def _row_weights(self, end: Scalar, there: Scalar, where: tuple[Scalar, ...]) -> Weights:
         """`corrections` where every row has its own clock, and its own count of finite estimates."""
@@ -179,6 +193,9 @@ class Multistep(Solver):
         )
         good = (z_end.abs() < HUGE) & (z[0].abs() < HUGE)
         count = torch.stack([v.abs() < HUGE for v in z]).sum(0) * good
+        if len(z) > 2:
+            far = (z_end - z[0]).abs() > self.reach * (z[0] - z[1]).abs()
+            count = torch.where(far, count.clamp(max=2), count)
         total = [torch.zeros_like(like) for _ in z]
         for n in range(2, len(z) + 1):
             mask = count == n

@@ -1,8 +1,8 @@
 r"""The new update rule of rectified flows: jump along the path of the noise that the trajectory began with.
 
-Where paths are straight the data estimate at any time is the end, and $x_\tau = \tau \hat x_1 + (1 - \tau) x_0$ with the
-*first* noise is a point that training has seen, however far the present state is off it. On curved flows this does not
-tend to the flow's solution with more steps: it is a sampler of straightened flows, not a method for their equation.
+Where paths are straight the data estimate at any time is the end, and $x_\tau = \tau \hat x_1 + (1-\tau) x_0$ with
+the *first* noise is a point that training has seen, however far the present state is off it. On curved flows this does
+not tend to the flow's solution with more steps: it is a sampler of straightened flows, not a method for their equation.
 """
 
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class NewUpdate(Solver):
             return {**s, "v": value, "stage": 1}
         if s["stage"] == 1:
             weight = self._weight(s["end"])
-            value = affine(_less(weight), s["v"], weight, value)
+            value = affine(1.0 - weight, s["v"], weight, value)
         return {**s, "x": self._moved(s, value, "velocity"), "v": None, "stage": DONE}
 
     @property
@@ -118,7 +118,3 @@ class NewUpdate(Solver):
         if kind == "velocity":
             value = self.path.convert(value, s["x"], t, "velocity", "data")
         return affine(self.law.alpha(end), value, self.law.sigma(end), s["source"])
-
-
-def _less(weight: Scalar) -> Scalar:
-    return 1.0 - weight

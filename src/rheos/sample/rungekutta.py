@@ -85,6 +85,11 @@ class Euler(Solver):
 
 def walk(path: Path, x: State, h: Time, weights: Weights, values: tuple[State, ...]) -> State:
     r"""From x along $h \sum_j w_j v_j$, by the exponential map where the space is curved."""
+    if type(x) is Tensor and type(h) is float and path.flat:  # one tensor on one clock: nothing but the sum
+        for w, v in zip(weights, values, strict=True):
+            if w:
+                x = torch.add(x, cast(Tensor, v), alpha=h * cast(float, w))
+        return x
     return weighted(x, h, weights, values) if path.flat else path.space.move(x, scale(h, combination(weights, values)))
 
 
@@ -142,11 +147,12 @@ class RungeKutta(Solver):
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Take the stage's velocity; after the last one, move."""
-        k = (*s["k"], value)
-        weights = self._weights(s["end"])
-        if len(k) < len(weights):
-            return {**s, "k": k, "stage": len(k)}
-        return {**s, "x": walk(self.path, s["x"], elapsed(s["t"], s["end"]), weights, k), "k": (), "stage": DONE}
+        x, t, end, k = s["x"], s["t"], s["end"], (*s["k"], value)
+        sure = len(self.tableau.b) - bool(self.tableau.open)  # stages that every interval has
+        weights = () if len(k) < sure else self._weights(end)
+        if len(k) < max(sure, len(weights)):
+            return {"x": x, "t": t, "end": end, "stage": len(k), "k": k}
+        return {"x": walk(self.path, x, elapsed(t, end), weights, k), "t": t, "end": end, "stage": DONE, "k": ()}
 
     @property
     def _range(self) -> tuple[float, float]:

@@ -94,7 +94,7 @@ def solve(
     field: Field,
     x: State,
     times: Sequence[float],
-    solver: Solver | str = "heun",
+    solver: Solver | str | None = None,
     *,
     cond: Cond | None = None,
     steers: Sequence[Steer] = (),
@@ -107,7 +107,7 @@ def solve(
         field: The flow.
         x: State at times[0], rows first.
         times: Strictly monotone times in [0, 1].
-        solver: A `Solver`, or the name of one.
+        solver: A `Solver`, or the name of one; the field's usual one, "heun" for most, unless given.
         cond: Conditions, rows first.
         steers: Hooks, the outermost first.
         seed: For methods that draw noise: one integer, or one a row.
@@ -118,7 +118,7 @@ def solve(
         RheosError: For bad arguments, before any network call.
     """
     grid, n = check_grid(times), rows(x)
-    seeds = row_seeds(seed, n)
+    seeds, solver = row_seeds(seed, n), field.usual if solver is None else solver
     loop = Loop(field, named_solver(solver) if isinstance(solver, str) else solver, tuple(steers))
     given = field.complete(cond or {}, n)
     for name, value in given.items():

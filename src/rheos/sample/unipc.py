@@ -8,7 +8,6 @@ evaluated at the predicted state and kept as history: no extra evaluation.
 Reference: UniPC, Zhao et al. (2023), algorithm 1 and eq. 3-9, https://arxiv.org/abs/2302.04867
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -30,10 +29,11 @@ def weights(r: list[Scalar], g: Scalar, variant: str) -> list[Scalar]:
     """
     if len(r) == 1:
         return [0.5 * (sc.expm1(g) if variant == "bh2" else g)]
-    phi, rhs = sc.divide(sc.expm1(g), g), list[Scalar]()
+    phi, rhs, factorial = sc.expm1(g) / g, list[Scalar](), 1
     for k in range(1, len(r) + 1):
-        rest = phi - 1 / math.factorial(k)  # phi_{k+1}(g) g
-        rhs.append(math.factorial(k) * rest)
+        factorial *= k
+        rest = phi - 1 / factorial  # phi_{k+1}(g) g
+        rhs.append(factorial * rest)
         phi = rest / g
     return vandermonde(r, rhs)
 
@@ -60,6 +60,7 @@ class UniPC(ExponentialMultistep):
     leads_corrector: bool = False
 
     orders: ClassVar[tuple[int, ...]] = (1, 2, 3)
+    reach: ClassVar[float] = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +95,7 @@ class UniPC(ExponentialMultistep):
     def corrections(self, end: Scalar, there: Scalar, where: tuple[Scalar, ...]) -> Weights:
         r"""$-\alpha' B \rho_j / r_j$."""
         h = there - where[0]
-        r = [sc.divide(z - where[0], h) for z in where[1:]]
+        r = [(z - where[0]) / h for z in where[1:]]
         scale = -self.law.alpha(end)
         found = [scale * w / node for w, node in zip(weights(r, -h, self.variant), r, strict=True)]
         return (-sum(found[1:], found[0]), *found)

@@ -40,6 +40,7 @@ class TourOptions:
         plane_steps: Training steps of each of the two flows in the plane.
         samples: Samples behind each line of the table of quality.
         guidance: Scale of classifier-free guidance, where the data have labels.
+        captions: Training steps of a chapter on words that become pictures; 0 leaves it out.
         seed: Of everything.
 
     Raises:
@@ -55,12 +56,15 @@ class TourOptions:
     plane_steps: int = 1000
     samples: int = 1000
     guidance: float = 1.5
+    captions: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "pairs", "reflow_steps", "plane_steps", "samples"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.captions < 0:
+            raise OptionError(f"captions must be 0 (no such chapter) or positive, got {self.captions}.")
 
 
 @final
@@ -192,6 +196,10 @@ def run_tour(
     tour = Tour(options, train, held_out, page, say, progress)
     for chapter in chapters():
         chapter(tour)
+    if options.captions:
+        from rheos.tour.words import words
+
+        words(tour)
     _table(tour)
     page.footer(f"rheos tour, seed {options.seed}, {torch.get_num_threads()} threads, torch {torch.__version__}.")
     seconds = time.perf_counter() - begun

@@ -54,7 +54,8 @@ def _check_conditions(field: Field, objective: Objective, data: Data) -> None:
             f"The data carry {_list(extra)}, which the network does not take (it takes: {_list(field.conditions)}). "
             "Build the network for it, such as classes=data.classes, or load the data with conditions=[]."
         )
-    if missing := field.conditions - offered:
+    made = set(getattr(objective, "provides", ()))  # conditions that an objective makes itself
+    if missing := field.conditions - offered - made:
         raise ConditionError(
             f"The network takes {_list(missing)}, which the data do not carry (they carry: {_list(offered)}). "
             "Build the network without it, or load data that have it."
@@ -72,9 +73,13 @@ def _list(names: object) -> str:
 
 
 def introduce(field: Field, objective: Objective, data: Data) -> None:
-    """Tell the field what it is about to learn: shape and range of the data, and whether its source is Gaussian."""
+    """Tell the field what it is about to learn: shape and range of the data, and whether its source is Gaussian.
+
+    An objective that trains at certain times only says so by an attribute `grid`: the field then has no others.
+    """
     field.shape, field.value_range = data.shape, data.delivers
     field.gaussian = objective.gaussian
+    field.times = getattr(objective, "grid", None)
 
 
 def calibrated(objective: Objective, data: Data, options: Options, device: torch.device) -> Objective:

@@ -1,7 +1,7 @@
 """One optimiser step, and the state that it leaves: weights, moments, average, sums for the log."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, final
@@ -99,6 +99,8 @@ class Engine:
         self.field, self.objective, self.options, self.team, self.steps = field, objective, options, team, steps
         self.parts = team.parts(options.batch, options.accumulate)
         self.net = trained(field)
+        if hasattr(objective, "averaging"):  # its targets may come from the average of weights
+            objective = self.objective = objective.averaging(self._averaged if options.ema else None)
         self._call = team.share(_Loss(field, objective), self.net, options.parallel)
         self._named = {n: p for n, p in self.net.named_parameters() if p.requires_grad}
         self.optimiser = _optimiser(self._named, options, team.device)
@@ -106,6 +108,11 @@ class Engine:
         self.window = Window(team)
         self._scaler = torch.amp.GradScaler(team.device.type, enabled=options.precision == "fp16")
         self._half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(options.precision)
+
+    def _averaged(self) -> AbstractContextManager[nn.Module]:
+        """Inside, the network has its average."""
+        assert self.ema is not None
+        return self.ema.swap()
 
     def step(self, step: int, batch: Batch) -> None:
         """One optimiser step.

@@ -9,6 +9,8 @@ from typing import Any, final
 from rheos.core import config as plain
 from rheos.core.errors import OptionError, RheosError, RunError
 from rheos.core.objectives import Objective
+from rheos.data.dataset import Coded
+from rheos.data.latents import Latents
 from rheos.train.card import card
 from rheos.train.checkpoint import (
     Checkpoint,
@@ -24,7 +26,10 @@ from rheos.train.dist import Team
 from rheos.train.options import MAY_CHANGE, Options
 from rheos.train.trackers import Tracker, trackers
 
-__all__ = ["Files"]
+__all__ = ["CODEC", "Files"]
+
+CODEC = "codec"
+"""The folder of a run that holds the autoencoder of its latents."""
 
 
 @final
@@ -103,6 +108,11 @@ class Files:
     def publish(self, folder: Path) -> None:
         """Put a checkpoint's weights where people look for them: a kill may have come between."""
         self._stored(lambda store: store.publish(folder))
+
+    def codec(self, coded: Coded) -> None:
+        """Put what decodes samples beside the weights, so that the run can be moved; once."""
+        if isinstance(coded, Latents):
+            self.team.together(lambda: None if (self.path / CODEC).exists() else coded.codec.save(self.path / CODEC))
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
         """Tell the trackers that the run goes on at a step."""

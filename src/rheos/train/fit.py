@@ -104,6 +104,8 @@ def _describe(field: Field, asked: Objective, objective: Objective, data: Data, 
         "fingerprint": data.fingerprint,
         "spec": data.spec,
     }
+    if data.coded is not None:
+        about["coded"] = data.coded.fingerprint
     return {
         "format": FORMAT,
         "rheos": __version__,

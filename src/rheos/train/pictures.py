@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pictures"]
 
-STEPS, SOLVER = 10, "heun"
+STEPS = 10
 
 
 @final
@@ -35,33 +35,43 @@ class Pictures:
 
     Args:
         field: What is trained.
-        objective: Its source, if it has one, gives the start of each sample.
+        objective: Its source, if it has one, gives the start of each sample; or, for states that are more than the
+            data, its methods `starts(field, x, cond, draws)` and `shows(field, state)`, and `provides`, the values of
+            conditions that are no columns of the data; or, where nothing is sampled, its method `pictures(field, x)`
+            of rows of the data.
         data: Gives conditions, shape and range.
         options: Seed and count.
     """
 
     def __init__(self, field: Field, objective: Objective, data: Data, options: Options) -> None:
         self.field, self.data, self.seed = field, data, options.seed
-        grid = data.x.ndim == 4 and data.shape[0] in (1, 3) and data.delivers is not None
+        self.objective, self.shows = objective, getattr(objective, "shows", None)
+        self.pictures = getattr(objective, "pictures", None)
+        grid = data.visible
         self.kind = "grid" if grid else "scatter" if data.shape == (2,) else None
         self.average = options.ema > 0
         self.columns = data.classes if 0 < data.classes <= 10 else 8
         count = options.sample_count if self.kind != "scatter" else max(options.sample_count, 512)
         whole = self.kind == "grid" and count >= self.columns
         self.count = count - count % self.columns if whole else count
-        self._given = self._givens(objective) if self.kind is not None else {}
+        self._given = self._givens() if self.kind is not None else {}
 
-    def _givens(self, objective: Objective) -> dict[str, Any]:
+    def _givens(self) -> dict[str, Any]:
         """Conditions, and start states where the source is not the usual one, of fixed rows of the data."""
+        objective = self.objective
         batch = self.data.batch(self._rows())
         device = next(self.field.parameters()).device
         cond = {name: v.to(device) for name, v in batch.cond.items()}
-        source = getattr(objective, "source", None)
-        if not isinstance(source, Source) or source == Gaussian():
-            return cond
+        source, starts = getattr(objective, "source", None), getattr(objective, "starts", None)
         draws = Draws(row_seeds(self.seed, self.count)).to(device)
-        start = source(batch.x.to(device), cond, draws.fold("source"))
-        return {"source": start, **{n: v for n, v in cond.items() if n not in objective.consumes}}
+        if starts is not None:
+            start = starts(self.field, batch.x.to(device), cond, draws.fold("source"))
+        elif not isinstance(source, Source) or source == Gaussian():
+            return {n: v for n, v in cond.items() if n not in objective.consumes}
+        else:
+            start = source(batch.x.to(device), cond, draws.fold("source"))
+        provided = {n: v for n, v in getattr(objective, "provides", {}).items() if n in self.field.conditions}
+        return {"source": start, **{n: v for n, v in cond.items() if n not in objective.consumes}, **provided}
 
     def _rows(self) -> Tensor:
         """Rows whose labels go through the classes in order, again and again; else the first rows."""
@@ -90,10 +100,24 @@ class Pictures:
                     return None
         return shown
 
+    @property
+    def _way(self) -> tuple[int, str]:
+        """Steps and solver: the field's own, where it has times of its own."""
+        own = self.field.times
+        return (STEPS, self.field.usual) if own is None else (len(own) - 1, "euler")
+
     def _samples(self) -> Tensor:
+        if self.pictures is not None:
+            with torch.no_grad():
+                return cast(Tensor, self.pictures(self.field, self.data.batch(self._rows()).x.to(self.field.device)))
+        if hasattr(self.objective, "starts"):  # they may be learned
+            self._given = self._givens()
+        steps, solver = self._way
         solution = draw_solution(
-            self.field, self.count, steps=STEPS, solver=SOLVER, seed=self.seed, batch=256, **self._given
+            self.field, self.count, steps=steps, solver=solver, seed=self.seed, batch=256, **self._given
         )
+        if self.shows is not None:
+            return cast(Tensor, self.shows(self.field, solution.x))
         assert isinstance(solution.x, Tensor)
         return solution.x
 
@@ -104,8 +128,13 @@ class Pictures:
         if self.kind == "scatter":
             clouds = {"data": self.data.batch(torch.arange(min(self.count, len(self.data)))).x, **shown}
             return figure_png(scatter(clouds))
+        if self.pictures is not None:
+            shown = {"data": self.data.batch(self._rows()).x, **shown}
         sheets: dict[str, Image] = {
             name: upscale(grid(self.data.to_pictures(x).cpu(), self.columns), 320) for name, x in shown.items()
         }
-        text = {"step": str(step), "seed": str(self.seed), "sampler": f"{SOLVER}, {STEPS} steps"}
+        steps, solver = self._way
+        text = {"step": str(step), "seed": str(self.seed), "sampler": f"{solver}, {steps} steps"}
+        if self.pictures is not None:
+            del text["sampler"]
         return png(beside(sheets), text)

@@ -27,7 +27,8 @@ class Plans:
 
     def __init__(self, engine: Engine, batches: Callable[[int], Batch], options: Options) -> None:
         self._engine, self._batches, self._options = engine, batches, options
-        self._first, self._shared = -1, None if options.couple == 1 else []  # the block that is at hand
+        self._first = -1  # of the block at hand
+        self._shared: list[Plan] | None = None if options.couple == 1 else []
 
     def __call__(self, step: int) -> Plan:
         """The plan of a step.

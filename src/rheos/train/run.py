@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+import torch
 from torch import Tensor
 
 from rheos.core import config as plain
-from rheos.core.errors import CheckpointError, RheosError, RunError
+from rheos.core.errors import CheckpointError, OptionError, RheosError, RunError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
 from rheos.train.card import card
@@ -20,6 +21,7 @@ from rheos.train.options import Options
 from rheos.train.trackers import read_lines
 
 if TYPE_CHECKING:
+    from rheos.data.codecs import LatentCodec
     from rheos.data.dataset import Data
 
 __all__ = ["Run", "load"]
@@ -41,6 +43,7 @@ class Run:
         tensors: Weights by kind, "model" and, with an average, "ema"; the raw field is made of them when asked for.
         path: The run directory, or None for a run in memory.
         lines: Figures on the way, where there is no directory to read them from.
+        codec: What decodes samples, where the field flows in latents; read from the directory unless given.
 
     Attributes:
         config: What was run, as in config.json.
@@ -57,9 +60,11 @@ class Run:
         tensors: Mapping[str, Mapping[str, Tensor]],
         path: Path | None = None,
         lines: list[dict[str, Any]] | None = None,
+        codec: "LatentCodec | None" = None,
     ) -> None:
         self.config, self.step, self.field, self.path = dict(config), step, field, path
-        self._tensors, self._lines = tensors, lines or []
+        self._tensors, self._lines, self._codec = tensors, lines or [], codec
+        self._custom: Mapping[str, object] | None = None
         self._raw: Field | None = None
 
     def __repr__(self) -> str:
@@ -73,6 +78,42 @@ class Run:
             self._raw = copy.deepcopy(self.field)
             restore(_module(self._raw), self._tensors["model"], Path("model.safetensors"))
         return self._raw
+
+    @property
+    def codec(self) -> "LatentCodec | None":
+        """The autoencoder of the latents in which the field flows, read on first use; None where it flows in the data.
+
+        Raises:
+            DataError: If the run flows in latents, and its codec is gone.
+        """
+        if self._codec is None and self.path is not None and self.config["data"].get("coded"):
+            from rheos.data.codecs import LatentCodec
+            from rheos.train.files import CODEC
+
+            self._codec = LatentCodec.read(self.path / CODEC, self._custom)
+        return self._codec
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Lowest and highest value of what `decode` gives, where it has such."""
+        return self.field.value_range if self.codec is None else self.codec.delivers
+
+    def decode(self, x: Tensor) -> Tensor:
+        """What samples of the field stand for: pictures of latents, or the samples themselves, without gradients."""
+        codec = self.codec
+        if codec is None:
+            return x
+        with torch.no_grad():
+            return codec.decode(x)
+
+    def check_guidance(self, scale: float) -> None:
+        """Raise `OptionError` where a guided sample would ask for a null branch that was never trained."""
+        dropout = (self.config["objective"] or {}).get("dropout")
+        if scale != 1 and dropout == 0:
+            raise OptionError(
+                f"guidance {scale:g} needs a null branch, and this flow was trained with dropout=0, so it has none. "
+                "Sample with guidance 1, or train with objective.dropout=0.1."
+            )
 
     @property
     def options(self) -> Options:
@@ -104,9 +145,13 @@ class Run:
             DataError: If they were made in memory, or cannot be read.
         """
         from rheos.data import load as load_data
+        from rheos.train.files import CODEC
 
         about = self.config["data"]
-        data = load_data(**about["spec"])
+        spec = dict(about["spec"])
+        if spec.get("codec") and not Path(spec["codec"]).exists() and self.path is not None:
+            spec["codec"] = str(self.path / CODEC)  # the run's own copy
+        data = load_data(**spec)
         if data.fingerprint != about["fingerprint"]:
             raise RunError(
                 f"{about['name']} has changed since this run: its fingerprint is {data.fingerprint}, "
@@ -145,6 +190,10 @@ class Run:
         (folder / "config.json").write_text(json.dumps({**self.config, **head}, indent=1) + "\n", encoding="utf-8")
         for name, tensors in self._tensors.items():
             write_tensors(folder / f"{name}.safetensors", tensors)
+        if self.codec is not None:
+            from rheos.train.files import CODEC
+
+            self.codec.save(folder / CODEC)
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in self.metrics()))
         (folder / "README.md").write_text(card(self.config, self.step, self.metrics()), encoding="utf-8")
 
@@ -167,7 +216,9 @@ class Run:
         name = {"ema": "ema", "raw": "model"}.get(weights or "", "ema" if "ema" in tensors else "model")
         restore(_module(field), tensors[name], source / f"{name}.safetensors")
         field.eval().requires_grad_(False)
-        return cls(config, step, field, tensors, path)
+        run = cls(config, step, field, tensors, path)
+        run._custom = custom
+        return run
 
 
 def _module(field: Field) -> Any:

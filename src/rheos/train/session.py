@@ -10,6 +10,7 @@ from rheos.core.errors import NonFiniteError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
 from rheos.data.dataset import Batch, Data
+from rheos.data.latents import Latents
 from rheos.train.checkpoint import restore
 from rheos.train.dist import Team
 from rheos.train.engine import Engine, trained
@@ -90,6 +91,8 @@ class Session:
             self.engine.resume(checkpoint, folder)
             self.files.publish(folder)
             self.done, self._before = checkpoint.step, float(checkpoint.state["seconds"])
+        if self.data.coded is not None:
+            self.files.codec(self.data.coded)
         self.files.start(self.config, self.done)
 
     def _batch(self, step: int) -> Batch:
@@ -159,7 +162,8 @@ class Session:
         restore(trained(field), tensors.get("ema", tensors["model"]), None)
         field.eval().requires_grad_(False)
         path = self.files.path if self.files is not None else None
-        run = Run(self.config, self.done, field, tensors, path, self.lines)
+        codec = self.data.coded.codec if isinstance(self.data.coded, Latents) else None
+        run = Run(self.config, self.done, field, tensors, path, self.lines, codec)
         if self.files is not None:
             self.files.describe(self.config, self.done, run.metrics() if self.team.leads else [])
         return run

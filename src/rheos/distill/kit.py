@@ -1,0 +1,195 @@
+"""What the methods on pairs share: folder, teacher, and what can be known to be wrong before any training."""
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from rheos.core.base import Cond, Source
+from rheos.core.draws import Draws, row_seeds
+from rheos.core.errors import DataError, OptionError, ShapeError
+from rheos.core.field import Field
+from rheos.core.paths import AffinePath
+from rheos.core.query import Query
+from rheos.core.schedules import Linear
+from rheos.core.sources import FromCondition
+from rheos.data.dataset import Data
+from rheos.distill.pairs import Recipe, balanced, generate
+from rheos.distill.store import PairStore
+from rheos.sample.draw import conditions, draw_solution
+from rheos.sample.guidance import CFG
+from rheos.show import progress_bar
+from rheos.train import Run
+
+__all__ = [
+    "Known", "check_teacher", "drawn", "known", "linear", "names_of", "same_teacher", "start_of",
+    "student_of", "workplace",
+]  # fmt: skip
+
+LOOK = 2048
+"""Rows that are looked at."""
+
+Known = tuple[Data, Source]
+"""Pairs as a data set, and what reads their noise."""
+
+
+def names_of(teacher: Run | Field) -> tuple[str, ...]:
+    """Class names that a run knows."""
+    return tuple(teacher.config["data"]["class_names"]) if isinstance(teacher, Run) else ()
+
+
+def linear(field: Field) -> bool:
+    """Whether a field lives on the straight line from noise to data."""
+    return isinstance(field.path, AffinePath) and field.path.law == Linear()
+
+
+def start_of(field: Field) -> Field:
+    """A trainable copy on the linear path: as it is if it lives there, else by its raw output (`Field.as_velocity`)."""
+    if not linear(field):
+        return field.as_velocity()
+    copied = copy.deepcopy(field).requires_grad_(True)
+    copied.shift, copied.times = 1.0, None
+    return copied
+
+
+def student_of(student: Field | nn.Module) -> Field:
+    """A student as a field on the linear path; a network alone predicts the velocity.
+
+    Raises:
+        OptionError: For a field on another path.
+    """
+    field = student if isinstance(student, Field) else Field(student)
+    if not linear(field):
+        raise OptionError(f"The student must live on the linear path, got {field.path}. Field(net) does.")
+    return field
+
+
+@contextmanager
+def workplace(out: str | Path | None) -> Iterator[Path]:
+    """The folder of a method; a temporary one for None."""
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="rheos-") as folder:
+        yield Path(folder)
+
+
+@torch.no_grad()
+def check_teacher(field: Field, cond: Cond | None = None) -> None:
+    r"""Refuse a network that was declared to predict the velocity of a linear path and predicts noise.
+
+    At t = 0 the state is the noise itself, so a velocity $E[x_1 | x_0] - x_0$ falls against it (slope -1 where noise
+    and data are independent, a little less after a reflow), while an estimate of the noise *is* it (slope 1).
+
+    Args:
+        field: The teacher.
+        cond: Conditions of some rows; labels are made up.
+
+    Raises:
+        OptionError: If the slope is above one half.
+    """
+    if field.shape is None or not linear(field) or field.predicts != "velocity":
+        return
+    n = 64 if not cond else min(64, len(next(iter(cond.values()))))
+    given = conditions(field, n, dict(balanced(field, n, {k: v[:n] for k, v in (cond or {}).items()})))
+    seeds = row_seeds(0, n)
+    x = Draws(seeds).normal(torch.empty(n, *field.shape, dtype=field.dtype), "teacher")
+    x = cast(Tensor, x).to(field.device)
+    v = cast(Tensor, field.answer(Query(x, 0.0, (0.0, 0.0), given)).value)
+    slope = float((v * x).sum() / (x * x).sum())
+    if slope > 0.5:
+        raise OptionError(
+            f"The teacher's velocity at t = 0 follows the noise (slope {slope:.2f}, a velocity has about -1): it seems "
+            "to predict noise. Declare it: Field(net, path='vp', predicts='noise').",
+            slope=slope,
+        )
+
+
+def drawn(
+    field: Field,
+    folder: Path,
+    n: int,
+    recipe: Recipe,
+    cond: Cond | None = None,
+    names: tuple[str, ...] = (),
+    progress: bool | None = None,
+) -> PairStore:
+    """Pairs of a field with a bar, continued where they were left."""
+    with progress_bar(folder.name, n, progress) as advance:
+        return generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, progress=advance)
+
+
+def known(pairs: PairStore | Data, student: Field | None = None) -> Known:
+    """Pairs as a data set with what reads their noise, after a look at them.
+
+    Args:
+        pairs: A store, or data that deliver "x0" (`given_pairs`).
+        student: Who is to learn them.
+
+    Raises:
+        OptionError: For data without x0.
+        ShapeError: For samples of another shape than the student's.
+        DataError: For noise that is not N(0, 1): pairs of another normalisation.
+    """
+    if isinstance(pairs, PairStore):
+        data, source = pairs.data(), pairs.source
+    else:
+        if "x0" not in (pairs.conditions or ()):
+            raise OptionError("These data deliver no x0. Make pairs of them: rheos.distill.given_pairs(x0, x1).")
+        data, source = pairs, FromCondition("x0")
+    if student is not None and student.shape not in (None, data.shape):
+        raise ShapeError(f"The pairs have samples of shape {data.shape}, the student's have {student.shape}.")
+    rows = data.batch(torch.arange(min(len(data), LOOK)))
+    x0 = source(rows.x, rows.cond, Draws(row_seeds(0, len(rows.x))))
+    assert isinstance(x0, Tensor)
+    level, count = float(x0.double().square().mean().sqrt()), x0.numel()
+    if abs(level - 1) > max(0.1, 6 / math.sqrt(2 * count)):
+        raise DataError(
+            f"The noise of these pairs has size {level:.3g} and should have 1: they were made with another "
+            "normalisation. Divide it out, or generate the pairs again.",
+            level=level,
+        )
+    return data, source
+
+
+@torch.no_grad()
+def same_teacher(field: Field, pairs: PairStore, rows: int = 4, tolerance: float = 0.02) -> None:
+    """Draw a few pairs of a store again and raise unless they are the same.
+
+    Another teacher, another scale of latents (an autoencoder's factor) or a prediction declared wrongly all show here.
+
+    Args:
+        field: Said to be the teacher.
+        pairs: The store.
+        rows: How many rows.
+        tolerance: Largest relative distance; bytes and other machines round differently.
+
+    Raises:
+        DataError: With the distance, and the factor between the two scales.
+    """
+    recipe = Recipe(**pairs.about["recipe"])
+    index = torch.arange(min(rows, len(pairs)))
+    x0, x1, cond = pairs.rows(index)
+    times = recipe.times(field)
+    level = float(field.path.law.sigma(times[0])) if isinstance(field.path, AffinePath) else 1.0
+    guidance = None if recipe.guidance == 1.0 else CFG(recipe.guidance)
+    again = draw_solution(
+        field, len(index), steps=times, solver=recipe.solver, seed=pairs.column("seed")[index], guidance=guidance,
+        source=x0.to(field.device, field.dtype) * level, **cond,
+    ).x  # fmt: skip
+    there, here = x1.double(), cast(Tensor, again).cpu().double()
+    gap = float((there - here).norm() / here.norm().clamp(min=1e-12))
+    if gap > tolerance:
+        factor = float((there * here).sum() / here.square().sum().clamp(min=1e-12))
+        raise DataError(
+            f"These pairs are not of this teacher: drawn again they differ by {100 * gap:.0f} % and have {factor:.3g} "
+            "times its scale. Generate them again; latents must have the scale of the same autoencoder.",
+            gap=gap,
+            factor=factor,
+        )

@@ -1,0 +1,196 @@
+r"""Segments $(x_s, s, x_t, t)$ of a teacher's trajectories on disk: what chords are learned from.
+
+A store keeps the states of n trajectories at K + 1 times of a fine grid, `x.npy` of shape (K + 1, n, ...), so segment k
+of row i leads from x[k, i] to x[k + 1, i], and all K n segments are two views of one memory-mapped file. A row is a
+function of its seed, so several processes may fill one store, in any order, and an interruption costs one chunk.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from rheos.core.base import Cond
+from rheos.core.draws import Draws, row_seeds
+from rheos.core.errors import DataError, OptionError
+from rheos.core.field import Field
+from rheos.core.solver import Solver
+from rheos.distill.bellman_search import BellmanSearch
+from rheos.distill.fine import check_fine, nodes, walk
+from rheos.distill.pairs import balanced, classes_of, fingerprint
+from rheos.distill.segment_store import FORMAT, SegmentStore, opened, write
+from rheos.sample.draw import conditions
+
+__all__ = ["Filter", "SegmentRecipe", "SegmentStore", "generate_segments"]
+
+ATTEMPTS = 20
+Filter = Callable[[Tensor, Cond], Tensor]
+"""From final states and their conditions to (B,) bool: which trajectories are good enough to be kept."""
+
+
+@final
+@dataclass(frozen=True)
+class SegmentRecipe:
+    """The fine trajectories of a store.
+
+    Args:
+        steps: Steps of the fine grid.
+        solver: Deterministic, with fixed steps.
+        guidance: Scale of classifier-free guidance that is baked into the states; 1: none.
+        seed: Of the rows' seeds.
+        chunk: Rows walked at a time, and between two marks of progress.
+        grid: Spacing of the fine grid as `Grid.read` takes it, such as "edm"; None: uniform, with the field's shift.
+
+    Raises:
+        OptionError: For steps or chunk below 1.
+        RheosError: For a grid that cannot be read.
+    """
+
+    steps: int = 100
+    solver: str = "euler"
+    guidance: float = 1.0
+    seed: int = 0
+    chunk: int = 256
+    grid: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.chunk < 1:
+            raise OptionError(f"steps and chunk must be at least 1, got {self.steps} and {self.chunk}.")
+        if self.grid is not None:
+            BellmanSearch(grid=self.grid)
+
+    def times(self, field: Field) -> tuple[float, ...]:
+        """The fine grid on a field: the anchors of a search with as many steps."""
+        return BellmanSearch(anchors=self.steps, grid=self.grid).times(field)
+
+
+def generate_segments(
+    field: Field,
+    folder: str | Path,
+    n: int,
+    times: Sequence[float] | None = None,
+    *,
+    recipe: SegmentRecipe | None = None,
+    cond: Cond | None = None,
+    class_names: Sequence[str] = (),
+    keep: Filter | None = None,
+    shard: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int], None] | None = None,
+) -> SegmentStore:
+    """Walk n fine trajectories of a field and keep their states at some times.
+
+    Several processes may call it at once with one folder, each with its share of the chunks; a row is the same
+    whoever makes it. What was made before an interruption is not made again.
+
+    Args:
+        field: The teacher; it must know its data's shape.
+        folder: Created, or continued if it holds a store of the same recipe.
+        n: Rows.
+        times: The K + 1 times, all on the fine grid; every one of them unless given. A progressive distillation keeps
+            every second time of its teacher's grid.
+        recipe: Fine grid, solver, guidance, seed.
+        cond: Conditions with n rows; labels are balanced when they are not given.
+        class_names: Names to keep beside labels; numbers unless given.
+        keep: Whether a trajectory is good enough, from its end and conditions; rejected rows are drawn anew from other
+            seeds, so the noise of what is kept is no longer quite normal.
+        shard: (k, of): this call makes chunks k, k + of, ...
+        progress: Called (rows of this shard done, rows of this shard) after each chunk.
+
+    Returns:
+        The store, complete when all shards are.
+
+    Raises:
+        OptionError: For n < 1, a shard outside its number, a field without a shape, a stochastic or adaptive solver,
+            or conditions that cannot be made up.
+        TimeError: For times that are not on the fine grid.
+        RunError: If the folder holds a store of another recipe, teacher or conditions, or anything else.
+        DataError: If the filter keeps nothing in 20 attempts at a row.
+        NonFiniteError: If the teacher gives a NaN.
+    """
+    recipe = recipe or SegmentRecipe()
+    if n < 1:
+        raise OptionError(f"n must be at least 1, got {n}.")
+    if not 0 <= shard[0] < shard[1]:
+        raise OptionError(f"shard is (k, of) with 0 <= k < of, got {shard}.")
+    method = check_fine(field, recipe.solver, recipe.guidance)
+    fine = recipe.times(field)
+    at = list(range(len(fine))) if times is None else nodes(times, fine, "times of the fine grid")
+    given = conditions(field, n, dict(balanced(field, n, cond)))
+    classes = classes_of(field) or (int(given["label"].max()) + 1 if "label" in given else 0)
+    about = {
+        "format": FORMAT,
+        "n": n,
+        "times": [fine[k] for k in at],
+        "recipe": asdict(recipe),
+        "teacher": fingerprint(field, given),
+        "filter": None if keep is None else _named(keep),
+        "shape": list(field.shape or ()),
+        "value_range": field.value_range,
+        "conditions": sorted(given),
+        "class_names": list(class_names) or [str(k) for k in range(classes)],
+    }
+    columns = {"seed": row_seeds(recipe.seed, n), **{f"cond_{name}": v for name, v in given.items()}}
+    maps = opened(Path(folder), about, columns)
+    work = _Work(field, (fine, at), method, recipe.guidance, keep)
+    n_chunks = -(-n // recipe.chunk)
+    mine = [slice(c * recipe.chunk, min((c + 1) * recipe.chunk, n)) for c in range(shard[0], n_chunks, shard[1])]
+    made, total = 0, sum(rows.stop - rows.start for rows in mine)
+    for rows in mine:
+        if not maps["done"][rows.start // recipe.chunk]:
+            x, used = work(columns["seed"][rows], {name: v[rows] for name, v in given.items()})
+            write(maps, rows, x, used, recipe.chunk)
+        made += rows.stop - rows.start
+        if progress is not None:
+            progress(made, total)
+    return SegmentStore(folder)
+
+
+@final
+@dataclass(frozen=True)
+class _Work:
+    """What makes rows."""
+
+    field: Field
+    grid: tuple[Sequence[float], Sequence[int]]
+    solver: Solver
+    guidance: float
+    keep: Filter | None
+
+    def __call__(self, seeds: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """States (K + 1, B, ...) and the seeds that they came from, after the filter."""
+        x = self._walk(seeds, cond)
+        if self.keep is None:
+            return x, seeds
+        x, used = x.clone(), seeds.clone()
+        poor = ~self.keep(x[-1], cond)
+        for attempt in range(1, ATTEMPTS):
+            if not bool(poor.any()):
+                return x, used
+            again = Draws(seeds[poor.cpu()]).fold("again", attempt).seed
+            part = {name: v[poor.to(v.device)] for name, v in cond.items()}
+            x[:, poor], used[poor.cpu()] = self._walk(again, part), again
+            left = ~self.keep(x[-1, poor], part)
+            poor[poor.clone()] = left
+        if bool(poor.any()):
+            raise DataError(
+                f"The filter refused {int(poor.sum())} of {len(seeds)} rows {ATTEMPTS} times each. Ask for less."
+            )
+        return x, used
+
+    def _walk(self, seeds: Tensor, cond: Cond) -> Tensor:
+        fine, at = self.grid
+        with torch.no_grad():
+            return walk(
+                self.field, None, fine, at, solver=self.solver, guidance=self.guidance, seeds=seeds, cond=cond
+            ).x
+
+
+def _named(keep: Filter) -> str:
+    """What a filter is called in the index, so that a store is not continued with another one."""
+    if is_dataclass(keep):
+        return repr(keep)
+    own = keep if hasattr(keep, "__qualname__") else type(keep)
+    return f"{own.__module__}:{own.__qualname__}"
