@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "sample": "Draw samples from a trained flow.",
     "eval": "Measure a trained flow: quality against the number of network calls.",
     "tune": "Find the solver and the time grid that follow a trained flow best.",
+    "distill": "Make a trained flow few-step: try the methods at equal budget, and keep the best.",
     "reproduce": "Run a paper's claim against its baseline, and say whether it holds.",
     "list": "List the methods with what was measured, the built-in data, or the solvers.",
     "bench": "Time the library beside its peers (in a source checkout).",

@@ -126,3 +126,20 @@ def test_a_run_that_held_nothing_out_says_what_it_is_compared_with(rheos, tmp_pa
     result = rheos("eval", out, "--n", "20", "--steps", "1")
     assert result.code == 0
     assert "rows that were trained on" in " ".join(result.out.split())
+
+
+def test_a_flow_map_is_sampled_by_its_jumps_unless_told_otherwise(rheos, tmp_path):
+    from rheos import core, data, distill, nets, sample, train
+
+    rows = data.load("moons", limit=100)
+    field = core.FlowMapField(nets.TwoTimeAdapter(nets.MLP(2, hidden=4, depth=1, time_features=4)))
+    options = train.Options(batch=8, sample_every=0)
+    run = train.fit(field, distill.FlowMapLoss(), rows, steps=2, out=tmp_path / "run", options=options, progress=False)
+    words = ("sample", tmp_path / "run", "--n", "3", "--steps", "1", "--out", tmp_path / "out", "--json")
+    told = json.loads(rheos(*words).out)
+    assert (told["solver"], told["network_calls"]) == ("jump", 1)
+    wanted = sample.draw(run.field, 3, steps=1, seed=[0, 1, 2])
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "samples.npz")["x"], wanted.numpy())
+    measured = json.loads(rheos("eval", tmp_path / "run", "--n", "20", "--steps", "1", "--json").out)
+    assert measured["solver"] == "jump"
+    assert rheos(*words, "--solver", "euler").code == 0

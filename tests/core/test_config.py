@@ -28,6 +28,7 @@ TABLE = core.Discrete((0.9, 0.5, 0.1))
 
 def examples() -> dict[str, Any]:
     """One object of each kind, with values that are not the defaults."""
+    from rheos import train
     from rheos.data.recipe import Recipe as DataRecipe
     from rheos.distill import (
         AtTimes,
@@ -45,7 +46,7 @@ def examples() -> dict[str, Any]:
     )
     from rheos.distill.pairs import Recipe as PairRecipe
     from rheos.metrics import LPIPS, FeatureMap
-    from rheos.train import Autoencoding, ConcatCondition, CrossFlow, CrossNet, Options, SourceLosses
+    from rheos.train import Autoencoding, ConcatCondition, CrossFlow, CrossNet, Options, SourceLosses, symmflow
 
     uniform = core.UniformTime()
     return {
@@ -173,11 +174,17 @@ def examples() -> dict[str, Any]:
         "VectorEncoder": nets.VectorEncoder(3, (2, 2), hidden=4, depth=2),
         "VectorTower": nets.VectorTower(3, 2, hidden=4, depth=2),
         "VP": core.VP(0.2, 10.0),
+        "Coded": symmflow.Coded(train.ScalarCode(3, "map"), "kind"),
+        "OneHotCode": train.OneHotCode(4, "map", spacing=3.0, size=(2, 2)),
+        "PaletteCode": train.PaletteCode(2, "mask", colours=((0, 0, 0), (9, 9, 9)), ignore=7),
+        "PairNet": train.PairNet(nets.MLP(5, hidden=4), train.OneHotCode(2), join="flat", copies=True, time_scale=9.0),
+        "ScalarCode": train.ScalarCode(3, "map", pool="mode", beta=2.0, grain="map"),
+        "SymmFlow": train.SymmFlow("mask", 0.7, "u-shape", "image", core.L1()),
         "VariationalBound": core.VariationalBound(0.1),
     }
 
 
-OPEN = {"Dataset", "Halving", "Perceptual", "Tilted", "TransportLoss"}
+OPEN = {"Dataset", "Halving", "LatentCode", "Perceptual", "Tilted", "TransportLoss"}
 """Kinds that hold tensors or functions: a part of them is custom."""
 
 

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from rheos.core import AffinePath, FlowMap, GaussianMixtureField, Query
+from rheos.core import (
+    AffinePath,
+    FlowMap,
+    FlowMapField,
+    GaussianMixtureField,
+    GeodesicPath,
+    Query,
+    TransportField,
+    UnitQuaternion,
+)
 from rheos.core.errors import ConditionError, OptionError, TimeError
 from rheos.core.flowmap import consistency, ctm_average, eulerian_target, lagrangian_residual, semigroup_residual
 from rheos.core.state import expand
@@ -129,6 +138,57 @@ def test_times_are_float32_for_a_float32_state():
             return x
 
     FlowMap(Sees())(torch.zeros(3, 2), 0.1, torch.tensor(0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_flow_map_as_a_field_is_the_velocity_the_average_and_every_estimate(path):
+    field, x = FlowMapField(Double(Exact(path)), path), randn(4, 2)
+    torch.testing.assert_close(field(x, 0.4), truth(path)(x, 0.4), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(field.noise(x, 0.4), truth(path).noise(x, 0.4), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(field.jump(x, 0.1, 0.9), truth(path).flow_map(x, 0.1, 0.9), rtol=1e-10, atol=1e-10)
+    span = Query(x, 0.1, (0.1, 0.9), {}, "average")
+    assert torch.equal(field.answer(span).value, field.average(x, 0.1, 0.9))
+    with pytest.raises(OptionError, match="not one a variable"):
+        field.average({"a": x}, {"a": 0.1}, {"a": 0.9})
+
+
+class Double(nn.Module):
+    """In float64, which a network without weights does not say."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.weight = net, nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x, s, t):
+        return self.net(x, s, t) * self.weight
+
+
+def test_a_head_of_data_is_ctms_g():
+    class Head(nn.Module):
+        def forward(self, x, s, t):
+            return 3 * x
+
+    field, x = FlowMapField(Head(), predicts="data"), torch.ones(2, 3)
+    torch.testing.assert_close(field.average(x, 0.5, 0.9), ctm_average(3 * x, x, torch.full((2,), 0.5)))
+    torch.testing.assert_close(field.data(x, 0.5), 3 * x)
+
+
+def test_a_transport_jumps_to_its_data_estimate_on_any_path():
+    class Head(nn.Module):
+        def forward(self, x, t):
+            return 3 * x
+
+    for path in PATHS:
+        field, x = TransportField(Head(), path), torch.ones(2, 3)
+        torch.testing.assert_close(field.data(x, 0.25), x + 0.75 * 3 * x)
+        a, s = (float(c(0.25)) for c in (field.path.law.alpha, field.path.law.sigma))
+        torch.testing.assert_close(field.noise(x, 0.25), (x - a * 3.25 * x) / s)
+        torch.testing.assert_close(field.score(x, 0.25), -field.noise(x, 0.25) / s)
+
+
+def test_jumps_need_a_flat_space():
+    with pytest.raises(OptionError, match="FlowMapField jumps along straight lines and needs a flat space"):
+        FlowMapField(Exact(), GeodesicPath(UnitQuaternion()))
 
 
 def test_a_flow_map_checks_times_and_conditions():

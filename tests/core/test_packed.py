@@ -3,7 +3,7 @@ import torch
 
 from rheos.core.errors import ShapeError
 from rheos.core.packed import masked_mean, pack, pad
-from strategies import randn
+from strategies import randn, untyped
 
 
 def test_packing_undoes_padding():
@@ -34,6 +34,7 @@ def test_offsets_that_do_not_fit_are_refused(offsets):
         pad(randn(7, 3), offsets)
 
 
+@untyped
 def test_a_mask_that_does_not_fit_is_refused():
     with pytest.raises(ShapeError, match=r"A mask of \(2, 3\) does not mark the tokens of \(2, 4, 3\)"):
         pack(randn(2, 4, 3), torch.ones(2, 3, dtype=torch.bool))

@@ -10,7 +10,6 @@ from torch import nn
 
 from rheos import nets, sample, train
 from rheos.core import (
-    MSE,
     Deployed,
     Derivative,
     Draws,
@@ -30,10 +29,16 @@ from rheos.core.flowmap import eulerian_target, semigroup_residual
 from rheos.data import load
 from rheos.distill import FlowMapLoss, Teacher, splitmeanflow, student
 from rheos.distill.flowmaps import split_target
-from strategies import GaussianMap, randn
+from strategies import GaussianMap, randn, untyped
 
 PLAIN = FlowMatching(dropout=0.0)
 KINDS = ("split", "half", "jvp", "fd", "imf")
+
+
+def mean_square(a, b):
+    return (a - b).square().flatten(1).mean(1)
+
+
 OPTIONS = train.Options(batch=16, ema=0.9, sample_every=0, save_every=0, warmup=0)
 
 
@@ -102,7 +107,7 @@ def test_half_of_a_dyadic_interval_has_the_target_of_shortcut_models():
         second = field.between(x + d[:, None] * first, s + d, t, {})
         shortcut = (first + second) / 2
         found = loss.loss(field, plan).rows
-        expected = MSE()(field.between(x, s, t, {}), shortcut, None)
+        expected = mean_square(field.between(x, s, t, {}), shortcut)
     torch.testing.assert_close(found[far], expected[far], rtol=1e-12, atol=1e-12)
     assert bool(((s / d) % 1 == 0)[far].all())  # the middle is on the finer grid
 
@@ -145,7 +150,7 @@ def test_improved_meanflow_differs_from_meanflow_in_the_tangent_alone():
             lambda x, c: field.between(x, c, t, {}), (sampled.xt, s), (field(sampled.xt, s), torch.ones_like(s))
         )[1]
         compared = field.between(sampled.xt, s, t, {}) - (t - s)[:, None] * slope  # V of the paper
-    torch.testing.assert_close(rows[1][far], MSE()(compared, sampled.u, None))
+    torch.testing.assert_close(rows[1][far], mean_square(compared, sampled.u))
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------
@@ -164,6 +169,15 @@ def test_gradients_flow_through_the_prediction_alone(kind):
         gap = field.between(x, s, t, {}) - target
         by_hand = (2 * gap * x).mean()  # d u / d off = x
     torch.testing.assert_close(field.net.off.grad, by_hand, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_a_plan_add_up_to_the_whole(kind):
+    field, loss = exact(off=0.3), FlowMapLoss(kind, TwoTimes("uniform", 0.5), PLAIN, truth())
+    plan = planned(loss, field)
+    whole = loss.loss(field, plan).value
+    parts = [loss.loss(field, plan.slice(a, b)).value for a, b in ((0, 5), (5, 32))]
+    torch.testing.assert_close(sum(parts), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_rows_on_the_diagonal_take_no_derivative():
@@ -195,7 +209,7 @@ def test_averaged_targets_come_from_the_average_of_weights():
     far = plan.extra["apart"]
     target = split_target(exact(off=0.3), x, s, t, plan.extra["lam"])
     rows = used.loss(field, plan).rows
-    torch.testing.assert_close(rows[far], MSE()(field.between(x, s, t, {}), target, None)[far])
+    torch.testing.assert_close(rows[far], mean_square(field.between(x, s, t, {}), target)[far])
     assert float(field.net.off.detach()) == 0.0  # its own weights are back
     rows.sum().backward()
     with pytest.raises(OptionError, match=r"train with Options\(ema=0\.999\)"):
@@ -262,7 +276,7 @@ def test_meanflows_guided_target_mixes_path_null_and_condition_and_leaves_droppe
         mixed = 2 * sampled.u + (1 - 2 - k) * null + k * given
         target = torch.where(dropped[:, None], sampled.u, mixed)
         value = field(sampled.xt, s, **plan.cond)
-        torch.testing.assert_close(loss.loss(field, plan).rows, MSE()(value, target, None))
+        torch.testing.assert_close(loss.loss(field, plan).rows, mean_square(value, target))
 
 
 def test_a_velocity_head_gives_the_tangent_and_is_trained():
@@ -280,7 +294,7 @@ def test_a_velocity_head_gives_the_tangent_and_is_trained():
     sampled = field.path.sample(plan.x0, plan.x1, plan.t[:, 0])
     without = FlowMapLoss("jvp", TwoTimes("uniform", 1.0), PLAIN).loss(field, plan).rows
     rows = loss.loss(field, plan).rows
-    torch.testing.assert_close(rows - without, MSE()(0.1 * sampled.xt, sampled.u, None))
+    torch.testing.assert_close(rows - without, mean_square(0.1 * sampled.xt, sampled.u))
     rows.sum().backward()
     assert float(field.net.head.grad) != 0
 
@@ -427,14 +441,18 @@ def test_teachers_that_are_students_or_cannot_be_guided_are_refused():
         Teacher(field, 2.0)
     with pytest.raises(OptionError, match="guidance is one finite number or several"):
         Teacher(two_classes(), ())
-    with pytest.raises(OptionError, match="A Run or a Field is wanted, got str"):
-        Teacher("runs/mine")
     from rheos.core.errors import ConditionError
 
     with pytest.raises(ConditionError, match="does not take the negative conditions text"):
         Teacher(two_classes(), 2.0, {"text": torch.zeros(1)})
     with pytest.raises(OptionError, match="is a field of its own kind"):
         student(two_classes())
+
+
+@untyped
+def test_a_teacher_is_a_field_or_a_run():
+    with pytest.raises(OptionError, match="A Run or a Field is wanted, got str"):
+        Teacher("runs/mine")
 
 
 def test_forward_mode_through_a_wrapped_network_is_refused():

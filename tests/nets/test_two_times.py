@@ -80,6 +80,14 @@ def test_forward_mode_goes_through_the_length():
     torch.testing.assert_close(slope.detach(), near, rtol=1e-5, atol=1e-5)
 
 
+def test_it_compiles_into_one_graph(case, compiling):
+    net, x, s, cond = case
+    adapted = TwoTimeAdapter(net)
+    awake(adapted.length, 3)
+    expected = adapted(x, s, s + 0.3, **cond)
+    torch.testing.assert_close(compiling(adapted)(x, s, s + 0.3, **cond), expected, rtol=1e-5, atol=1e-5)
+
+
 class Foreign(nn.Module):
     """A network of another library: its time embedding has a name of its own."""
 

@@ -64,14 +64,14 @@ def test_the_scalar_code_is_read_by_rounding_and_clamping_its_mean(m: float, cla
     assert int(ScalarCode(classes, "map").decode(y)) == min(max(round(unit), 0), classes - 1)
 
 
-def test_the_one_hot_words_are_a_centred_simplex_of_the_given_spacing_and_by_default_of_the_power_of_the_noise() -> (
+def test_the_one_hot_words_are_a_centred_simplex_of_the_given_spacing_and_by_default_of_twice_the_noises_power() -> (
     None
 ):
     words = OneHotCode(7, spacing=3.0).words
     apart = torch.cdist(words, words)[~torch.eye(7, dtype=torch.bool)]
     torch.testing.assert_close(apart, torch.full_like(apart, 3.0))
     torch.testing.assert_close(words.sum(0), torch.zeros(7, dtype=torch.float64), rtol=0, atol=1e-12)
-    assert float(OneHotCode(7).words.square().mean()) == pytest.approx(1.0)
+    assert float(OneHotCode(7).words.square().mean()) == pytest.approx(2.0)
 
 
 def test_the_palette_of_a_grid_is_spread_over_all_of_it() -> None:
@@ -128,6 +128,16 @@ def test_a_row_of_codes_depends_on_its_own_seed_alone() -> None:
     codec, labels, seeds = OneHotCode(3, "map"), torch.tensor([2, 0, 1]), row_seeds(0, 3)
     whole = codec.encode(labels, PICTURE, Draws(seeds))
     assert torch.equal(codec.encode(labels[1:2], PICTURE, Draws(seeds[1:2])), whole[1:2])
+
+
+def test_noise_of_the_grain_of_a_map_leaves_it_constant() -> None:
+    codec, labels = OneHotCode(3, "map", grain="map"), torch.arange(3)
+    y = codec.encode(labels, PICTURE, Draws(row_seeds(0, 3)))
+    assert torch.equal(y, y[:, :, :1, :1].expand_as(y))
+    assert float((y - codec.encode(labels, PICTURE)).abs().min()) > 0
+    assert torch.equal(codec.decode(y), labels)
+    with pytest.raises(OptionError, match="whole map needs the form 'map', got 'mask'"):
+        OneHotCode(3, "mask", grain="map")
 
 
 def test_maps_take_a_size_of_their_own() -> None:

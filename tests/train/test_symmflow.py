@@ -1,6 +1,7 @@
 """The symmetric objective, and what its fields do, against closed forms."""
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -437,7 +438,7 @@ def test_the_direct_flow_starts_from_codes() -> None:
         source({"a": like}, {"label": torch.arange(3)}, draws)
 
 
-def test_latents_are_sampled_in_training_and_decoded_after_generation() -> None:
+def test_latents_are_sampled_in_training_and_decoded_after_generation(tmp_path: Path) -> None:
     class Halves:
         def encode(self, x: Tensor) -> Tensor:
             return x[:, :, ::2, ::2] / 2
@@ -453,8 +454,15 @@ def test_latents_are_sampled_in_training_and_decoded_after_generation() -> None:
     start, end = SymmFlow().ends(field, data.x, {"label": data.columns["label"]}, Draws.training(0, 0, 24))  # type: ignore[dict-item]
     torch.testing.assert_close(end["image"], data.x[:, :, ::2, ::2] / 4)
     assert start["image"].shape == (24, 1, 2, 2)
-    run = fit(field, SymmFlow(), data, steps=1, options=Options(batch=4), progress=False)
-    assert symmflow.generate(run.field, torch.arange(3)).shape == (3, 1, 4, 4)
+    options = Options(batch=4, sample_count=3)
+    run = fit(field, SymmFlow(), data, steps=1, out=tmp_path / "run", options=options, progress=False)
+    made = symmflow.generate(run.field, torch.arange(3))
+    assert made.shape == (3, 1, 4, 4)
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())["field"]["net"]["autoencoder"]
+    with pytest.raises(OptionError, match="which the file only names"):
+        load_run(tmp_path / "run")
+    back = load_run(tmp_path / "run", custom={stored["class"]: Halves()})
+    assert torch.equal(symmflow.generate(back.field, torch.arange(3)), made)
     assert symmflow.label(run.field, data.x).shape == (24,)
     with pytest.raises(OptionError, match="must not flow in latents"):
         symmflow.edit(run.field, data.x, data.columns["label"])  # type: ignore[arg-type]
@@ -553,8 +561,6 @@ def folders(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("what", ["classes", "masks"])
 def test_a_folder_becomes_a_recipe_that_the_command_line_trains(folders: Path, what: str) -> None:
-    import json
-
     from rheos import cli
 
     masks = folders / "masks" if what == "masks" else None

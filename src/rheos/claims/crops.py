@@ -79,7 +79,8 @@ class PrincipalComponents:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, count) float64."""
-        return (x.double().flatten(1) - self.mean) @ self.directions
+        found: Tensor = (x.double().flatten(1) - self.mean) @ self.directions
+        return found
 
 
 def random_features(x: Tensor, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from rheos.core.field import Field
 from rheos.core.objectives import FlowMatching
 from rheos.data import Data, encoded, load
 from rheos.data.holes import halves
-from rheos.metrics import features, frechet
+from rheos.metrics import features, frechet, prdc
 from rheos.nets import MLP, Autoencoder, UNet
 from rheos.sample import draw
 from rheos.train import Options, Run, fit
@@ -55,7 +55,7 @@ class LatentFlowMatching:
     statement: ClassVar[str] = (
         "With the same network and as many training steps, a flow of an autoencoder's latents gives samples nearer to "
         "unseen crops of photographs than a flow of their pixels; guidance makes class-conditional samples more "
-        "recognisable at the price of their spread; and a network that sees what surrounds a hole fills it far better "
+        "recognisable; and a network that sees what surrounds a hole fills it far better "
         "than an unconditional sample pasted into it."
     )
 
@@ -143,6 +143,10 @@ def latent_or_pixel(
         f"in {budget.autoencoder} steps of 64; flows: residual MLP 256 x 2, {budget.flow} steps of 128. The training "
         "of the autoencoder is not counted in the steps of the flow."
     )
+    notes.append(
+        "Part of the gap is the network: 768 numbers pass through layers of 256, so the flow of pixels cannot carry "
+        "its noise through and some of it stays in the picture. Latents of 64 numbers pass."
+    )
     return figures, notes, sheets
 
 
@@ -154,6 +158,7 @@ def guidance(budget: Budget, seeds: tuple[int, ...], progress: Say, limit: float
     label = torch.arange(budget.rows) % train.classes
     accuracy: dict[float, list[float]] = {1.0: [], 2.0: []}
     distance: dict[float, list[float]] = {1.0: [], 2.0: []}
+    recall: dict[float, list[float]] = {1.0: [], 2.0: []}
     for seed in seeds:
         progress(f"Training a class-conditional flow of digits, seed {seed}.")
         with torch.random.fork_rng([]):
@@ -165,9 +170,18 @@ def guidance(budget: Budget, seeds: tuple[int, ...], progress: Say, limit: float
             x = draw(run.field, budget.rows, steps=50, solver="euler", guidance=scale, seed=10_000, label=label)
             accuracy[scale].append(net.accuracy(x, label))
             distance[scale].append(frechet(net.features(x), real))
+            recall[scale].append(prdc(real, net.features(x)).recall)
     gain = fmean(accuracy[2.0]) - fmean(accuracy[1.0])
     notes = [spread(f"Digits, guidance {s:g}: share recognised as their label", v) for s, v in accuracy.items()]
     notes += [spread(f"Digits, guidance {s:g}: Fréchet distance", v) for s, v in distance.items()]
+    notes += [
+        spread(f"Digits, guidance {s:g}: recall, the share of real digits near a sample", v) for s, v in recall.items()
+    ]
+    ratio = fmean(distance[2.0]) / fmean(distance[1.0])
+    notes.append(
+        f"The trade-off: guidance 2 has {ratio:.2g} times the Fréchet distance of guidance 1, and recall goes from "
+        f"{fmean(recall[1.0]):.3f} to {fmean(recall[2.0]):.3f}."
+    )
     return Figure("digits: share recognised as their label, guidance 2 minus guidance 1", gain, ">=", limit), notes
 
 

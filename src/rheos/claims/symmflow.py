@@ -20,15 +20,28 @@ from rheos.data import Data, load
 from rheos.metrics import features, frechet, mean_iou
 from rheos.nets import MLP, UNet
 from rheos.sample import solve
-from rheos.train import OneHotCode, Options, PairNet, PaletteCode, ScalarCode, SymmFlow, fit, symmflow
+from rheos.train import OneHotCode, Options, PairNet, ScalarCode, SymmFlow, fit, symmflow
 from rheos.train.semantics import WordCodec
 
 __all__ = ["CLAIM", "SymmetricalFlowMatching"]
 
-CODES: Mapping[str, WordCodec] = {"one-hot": OneHotCode(10), "palette": PaletteCode(10), "scalar": ScalarCode(10)}
-BASELINE = "SemFlow"
-MAP = ScalarCode(10, "map")
-"""A direct flow needs codes of the picture's shape, so the baseline has the scalar code as a constant map."""
+CODES: Mapping[str, WordCodec] = {"one-hot": OneHotCode(10), "scalar": ScalarCode(10)}
+BASELINE, NOISY = "SemFlow", "SemFlow with noise a pixel"
+MAPS: Mapping[str, WordCodec] = {BASELINE: ScalarCode(10, "map", grain="map"), NOISY: ScalarCode(10, "map")}
+"""A direct flow needs codes of the picture's shape: the scalar code as a constant map; and, beside the claim, with
+noise at each pixel."""
+MODELS = (*CODES, *MAPS)
+NOTES = (
+    "Figures are means over seeds. Digits: 1,438 rows for training and 359 for the test; 2,000 generated digits are "
+    "recognised by the feature net 'digits', in whose features the distance to the held-out rows is taken too.",
+    "SemFlow is the direct flow between constant scalar maps and pictures, with the same network, batch, steps and "
+    "learning rate; its only noise is one number a row, the code's own. Given noise at each pixel of the map instead, "
+    "it has a source of 64 random numbers: it is listed beside the claim, because the card's baseline has no noise.",
+    "Textures: brick, grass and gravel; test patches come from parts of the textures that training never sees. "
+    "Contrast, batch, the network's copies and the law of times (most of training at both ends, where reading and "
+    "generation begin: mean IoU 0.83 against 0.80 with uniform times) were chosen on patches of the training parts, "
+    "and the spacing of the one-hot code on digits with a seed that is not one of these.",
+)
 FIGURES = ("one-step accuracy", "25-step accuracy", "generated accuracy", "diversity", "Fréchet distance")
 
 
@@ -38,7 +51,7 @@ class Digits:
     """What was measured on digits: by figure and model, a value a seed; and generated rows of the first seed."""
 
     values: dict[str, dict[str, list[float]]] = field(
-        default_factory=lambda: {figure: {name: [] for name in (*CODES, BASELINE)} for figure in FIGURES}
+        default_factory=lambda: {figure: {name: [] for name in MODELS} for figure in FIGURES}
     )
     shown: dict[str, Tensor] = field(default_factory=dict)
 
@@ -83,7 +96,7 @@ class SymmetricalFlowMatching:
         made = mean("generated accuracy", best)
         distance = mean("Fréchet distance", best) / mean("Fréchet distance", BASELINE)
         gains = [mean(f, best) - mean(f, "scalar") for f in ("one-step accuracy", "generated accuracy")]
-        limits = (0.9, -0.05, 0.75, 0.6, 0.6, 1.6, 0.85, 0.5) if quick else (0.95, -0.01, 0.9, 0.3, 0.8, 1.3, 0.75, 0.8)
+        limits = (0.9, -0.05, 0.75, 1.0, 0.6, 1.6, 0.85, 0.5) if quick else (0.95, -0.01, 0.9, 0.3, 0.8, 1.3, 0.75, 0.8)
         figures = (
             Figure("digits: accuracy of one step, one-hot code", once, ">=", limits[0]),
             Figure("digits: accuracy of one step minus that of 25, one-hot code", once - often, ">=", limits[1]),
@@ -96,20 +109,12 @@ class SymmetricalFlowMatching:
             Figure("digits: generated digits recognised, one-hot minus scalar code", gains[1], ">=", 0.0),
             Figure("textures: mean IoU of one step, 3 classes, 32 x 32", fmean(textures.once), ">=", limits[7]),
         )
-        lines = [
-            spread(f"{figure}, {name}", digits.values[figure][name])
-            for figure in FIGURES
-            for name in (*CODES, BASELINE)
-        ]
+        lines = [spread(f"{figure}, {name}", digits.values[figure][name]) for figure in FIGURES for name in MODELS]
         more = [
             spread("Textures, mean IoU of one step", textures.once),
             spread("Textures, mean IoU of 25 steps", textures.often),
             spread("Textures, mean IoU of one step averaged over 8 draws of noise", textures.ensemble),
-            "Figures are means over seeds. Digits: 1,438 rows for training and 359 for the test; generated digits are "
-            "recognised by the feature net 'digits', in whose features the distance to the held-out rows is taken too. "
-            "SemFlow is the direct flow between scalar maps and pictures, without noise but the code's own, with the "
-            "same network, batch, steps and learning rate. Textures: brick, grass and gravel; test patches come from "
-            "parts of the textures that training never sees.",
+            *NOTES,
         ]
         return Outcome(figures, (*lines, *more), _picture(digits, textures))
 
@@ -123,20 +128,20 @@ def _options(batch: int, lr: float, steps: int, seed: int) -> Options:
 
 def train_digits(name: str, data: Data, steps: int, seed: int) -> Field:
     """A field on digits: symmetrical with one of the codes, or the direct flow."""
-    numbers = 64 + (0 if name == BASELINE else CODES[name].channels)
+    numbers = 64 + (0 if name in MAPS else CODES[name].channels)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         net = MLP(numbers, 128, 2, "silu", residual=True, time_features=64)
-    if name == BASELINE:
-        flow, objective = Field(net, gaussian=False), direct()
+    if name in MAPS:
+        flow, objective = Field(net, gaussian=False), direct(MAPS[name])
     else:
         flow, objective = symmflow.pair_field(net, CODES[name], join="flat"), SymmFlow()
     return fit(flow, objective, data, steps=steps, options=_options(128, 2e-3, steps, seed), progress=False).field
 
 
-def direct() -> Objective:
+def direct(codec: WordCodec) -> Objective:
     """The direct flow from codes to pictures."""
-    return FlowMatching(source=symmflow.Coded(MAP), coupling=GivenPairs())
+    return FlowMatching(source=symmflow.Coded(codec), coupling=GivenPairs())
 
 
 def measure_digits(steps: int, rows: int, seeds: tuple[int, ...], progress: Say) -> Digits:
@@ -148,10 +153,10 @@ def measure_digits(steps: int, rows: int, seeds: tuple[int, ...], progress: Say)
     target, within = net.features(real.x), _within(every.x, every.cond["label"])
     asked = torch.arange(rows) % 10
     for seed in seeds:
-        for name in (*CODES, BASELINE):
+        for name in MODELS:
             progress(f"Training {name} on digits, seed {seed}.")
             flow = train_digits(name, train, steps, seed)
-            reads, makes = (_direct_use if name == BASELINE else _symmetric_use)(flow)
+            reads, makes = _direct_use(flow, MAPS[name]) if name in MAPS else _symmetric_use(flow)
             x = makes(asked)
             accuracy = [float((reads(real.x, k) == real.cond["label"]).double().mean()) for k in (1, 25)]
             measured = (*accuracy, net.accuracy(x, asked), _within(x, asked) / within, frechet(net.features(x), target))
@@ -173,7 +178,7 @@ def _symmetric_use(flow: Field) -> tuple[Reads, Makes]:
     )
 
 
-def _direct_use(flow: Field) -> tuple[Reads, Makes]:
+def _direct_use(flow: Field, codec: WordCodec) -> tuple[Reads, Makes]:
     shape = flow.shape
     assert shape is not None
 
@@ -185,9 +190,9 @@ def _direct_use(flow: Field) -> tuple[Reads, Makes]:
 
     def makes(labels: Tensor) -> Tensor:
         draws = Draws(row_seeds(10_000, len(labels)))
-        return walk(MAP.encode(labels, shape, draws), 25, forwards=True)
+        return walk(codec.encode(labels, shape, draws), 25, forwards=True)
 
-    return lambda x, steps: MAP.decode(walk(x, steps, forwards=False)), makes
+    return lambda x, steps: codec.decode(walk(x, steps, forwards=False)), makes
 
 
 def _within(x: Tensor, labels: Tensor) -> float:
@@ -208,7 +213,8 @@ def measure_textures(steps: int, seeds: tuple[int, ...], progress: Say, rows: in
             torch.manual_seed(seed)
             flow = symmflow.pair_field(PairNet(UNet(1 + codec.channels, width=16), codec, copies=True), codec)
         options = _options(16, 2e-3, steps, seed)
-        flow = fit(flow, SymmFlow(column="mask"), train, steps=steps, options=options, progress=False).field
+        objective = SymmFlow(column="mask", times="u-shape")
+        flow = fit(flow, objective, train, steps=steps, options=options, progress=False).field
         for values, times, draws in ((found.once, 1, 1), (found.often, 25, 1), (found.ensemble, 1, 8)):
             masks = symmflow.label(flow, asked.x, steps=times, draws=draws, seed=1)
             values.append(mean_iou(masks, asked.cond["mask"], codec.classes))

@@ -2,18 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from rheos.commands import kit
+from rheos.commands.yardstick import Yardstick
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from rheos.metrics import FeatureExtractor
     from rheos.train import Run
 
 __all__ = ["Options", "main"]
@@ -33,7 +31,7 @@ class Options:
         run: The run directory.
         n: Samples a line.
         steps: Numbers of steps, separated by commas.
-        solver: A name of rheos list solvers.
+        solver: A name of rheos list solvers; euler unless given, or jump for a flow map.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
         seed: Of the noise, the same for every line.
         batch: Rows at a time, to bound memory.
@@ -43,7 +41,7 @@ class Options:
     run: Annotated[Path, tyro.conf.Positional]
     n: int = 1000
     steps: str = "1,2,4,20"
-    solver: str = "euler"
+    solver: str | None = None
     guidance: float = 1.0
     seed: int = 0
     batch: int = 250
@@ -57,12 +55,15 @@ def main(argv: Sequence[str]) -> int:
     if options.n < 10 or options.batch < 1:
         raise kit.misuse(f"--n must be at least 10 and --batch at least 1, got {options.n} and {options.batch}.")
     from rheos.core.errors import check_choice
-    from rheos.sample import SOLVERS
+    from rheos.sample import MAPS, SOLVERS
     from rheos.train import load
 
-    check_choice("solver", options.solver, SOLVERS)
+    if options.solver is not None:
+        check_choice("solver", options.solver, SOLVERS | MAPS)
     run = load(options.run)
-    yard = _Yardstick(run)
+    if options.solver is None:
+        options = replace(options, solver="jump" if run.field.usual == "jump" else "euler")
+    yard = Yardstick(run)
     lines = [{"steps": None, "network_calls": 0.0, "seconds": 0.0, **yard.floor(options.n)}]
     for steps in counts:
         kit.say(f"Drawing {options.n} samples with {steps} step{'s' if steps > 1 else ''} of {options.solver}.")
@@ -76,51 +77,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-class _Yardstick:
-    """What samples of a run are compared with, and how."""
-
-    def __init__(self, run: "Run") -> None:
-        import torch
-
-        from rheos.commands.experiment import held_out
-        from rheos.data import load
-        from rheos.metrics import features
-        from rheos.metrics.features import NAMES
-
-        spec = {k: v for k, v in run.config["data"]["spec"].items() if k != "codec"}
-        self.train = run.data() if run.codec is None else load(**spec)  # latents are judged by their pictures
-        rest = held_out(spec)
-        self.fair = rest is not None
-        self.data = rest if rest is not None else self.train
-        self.real = self.data.batch(torch.arange(len(self.data))).x
-        known = spec["source"] in NAMES and len(self.train.shape) == 3
-        net = features(spec["source"]) if known else None
-        low, high = net.info.sizes if net is not None and net.info is not None else (1, 0)
-        self.net: FeatureExtractor | None = net if low <= self.train.shape[-1] <= high else None
-        self.name = self.net.name if self.net is not None else None
-
-    def measure(self, x: "Tensor", labels: "Tensor | None") -> dict[str, Any]:
-        """Figures of samples."""
-        from rheos.metrics import quality, sliced_wasserstein
-
-        figures: dict[str, Any] = {"sliced_wasserstein": sliced_wasserstein(x, self.real)}
-        if self.net is None:
-            return figures
-        label = labels if self.data.classes == (len(self.net.info.classes) if self.net.info else 0) else None
-        return figures | quality(x, self.real, self.net, label=label).to_dict()
-
-    def floor(self, n: int) -> dict[str, Any]:
-        """Figures of rows of the training set."""
-        import torch
-
-        from rheos.core.draws import Draws
-
-        index = Draws.training(1, 0, len(self.train)).permutation("floor")[: min(n, len(self.train))]
-        batch = self.train.batch(index if len(index) else torch.arange(1))
-        return self.measure(batch.x, batch.cond.get("label"))
-
-
-def _line(run: "Run", yard: _Yardstick, steps: int, options: Options) -> dict[str, Any]:
+def _line(run: "Run", yard: Yardstick, steps: int, options: Options) -> dict[str, Any]:
     from rheos.commands.sample import read_labels
     from rheos.sample import draw_solution
 
@@ -138,7 +95,7 @@ def _line(run: "Run", yard: _Yardstick, steps: int, options: Options) -> dict[st
     return {"network_calls": solution.rows / options.n, "seconds": round(seconds, 2), **figures}
 
 
-def _print(lines: list[dict[str, Any]], yard: _Yardstick) -> None:
+def _print(lines: list[dict[str, Any]], yard: Yardstick) -> None:
     against = (
         f"{len(yard.real)} held-out rows"
         if yard.fair

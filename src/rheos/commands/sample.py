@@ -35,8 +35,8 @@ class Options:
         n: How many.
         steps: Steps of the solver, 20 unless given; a step of heun costs two network calls, one of euler one. A flow
             that was straightened for certain times has their number.
-        solver: A name of rheos list solvers, heun unless given (euler for a flow with times of its own); rheos tune
-            says which suits a run.
+        solver: A name of rheos list solvers, heun unless given (euler for a flow with times of its own, jump for a flow
+            map); rheos tune says which suits a run.
         grid: The times between which it steps: uniform (unless given, or the flow's own), quadratic, logsnr, karras,
             beta, sway, with numbers such as karras:5 or sway:-0.5; or the times themselves, such as 0,0.3,1, which then
             say how many steps.
@@ -71,11 +71,11 @@ def main(argv: Sequence[str]) -> int:
     if options.n < 1 or options.batch < 1:
         raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
     from rheos.core.errors import check_choice
-    from rheos.sample import SOLVERS, draw_solution, grid_for
+    from rheos.sample import MAPS, SOLVERS, draw_solution, grid_for
     from rheos.train import load
 
     if options.solver is not None:
-        check_choice("solver", options.solver, SOLVERS)
+        check_choice("solver", options.solver, SOLVERS | MAPS)
     read_grid(options, 1.0)
     run = load(options.run)
     options, grid, steps = settled(options, run)
@@ -127,7 +127,7 @@ def settled(options: Options, run: "Run") -> "tuple[Options, Grid, int]":
     own = run.field.times if options.grid is None and options.shift is None else None
     if own is None:
         grid = read_grid(options, run.field.shift)
-        return replace(options, solver=options.solver or "heun"), grid, grid.steps or options.steps or 20
+        return replace(options, solver=options.solver or run.field.usual), grid, grid.steps or options.steps or 20
     count = len(own) - 1 if options.steps is None else options.steps
     grid_for(run.field, count)
     text = ",".join(["0", *(repr(t) for t in own[1:-1]), "1"])  # the field's finite range cuts the ends again

@@ -28,7 +28,7 @@ class Options:
         samples: Samples behind each line of the table of quality.
         guidance: Scale of guidance towards the label, where the data have labels; 1 is none.
         captions: Training steps of a further chapter, on captions that become pictures of 32 × 32; 0 leaves it out,
-            800 take about ten minutes on one core.
+            2000 take about six minutes on one core.
         seed: Of everything.
         json: Print what was measured as JSON on standard output.
     """

@@ -4,6 +4,8 @@ from rheos.distill.bellman import BellmanCosts, BellmanSchedule, BellmanSearch, 
 from rheos.distill.boss import Straightening, boss
 from rheos.distill.chords import ChordMatching, chord_errors, chord_loss
 from rheos.distill.consistency import Consistency, consistency
+from rheos.distill.contenders import METHODS
+from rheos.distill.contest import Contest, ContestOptions, Entry, contest
 from rheos.distill.distillation import AtTimes, Decoded, Distillation, distil, distillation, t_schedule
 from rheos.distill.flowmaps import FlowMapLoss
 from rheos.distill.groups import Flip, Group, QuarterTurns, Together, equivariance_gap
@@ -24,14 +26,18 @@ from rheos.distill.students import StackedVelocity, low_rank, transfer
 from rheos.distill.teacher import Teacher
 
 __all__ = [
+    "METHODS",
     "AtTimes",
     "BellmanCosts",
     "BellmanSchedule",
     "BellmanSearch",
     "ChordMatching",
     "Consistency",
+    "Contest",
+    "ContestOptions",
     "Decoded",
     "Distillation",
+    "Entry",
     "Flip",
     "FlowGuided",
     "FlowMapLoss",
@@ -59,6 +65,7 @@ __all__ = [
     "chord_errors",
     "chord_loss",
     "consistency",
+    "contest",
     "distil",
     "distillation",
     "encode",

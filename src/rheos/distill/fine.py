@@ -90,7 +90,9 @@ def walk(
     watch = _Watch(kept[:-1], kept[1:])
     steers: tuple[Steer, ...] = (watch,) if guidance == 1.0 else (watch, CFG(guidance))
     given: dict[str, object] = dict(cond) if source is None else {**cond, "source": source}
-    found = draw_solution(field, len(seeds), steps=times, solver=solver, seed=seeds, steers=steers, **given)
+    found = draw_solution(
+        field, len(seeds), steps=times, solver=solver, guidance=None, seed=seeds, steers=steers, **given
+    )
     return Walk(torch.stack([cast(Tensor, found.source), *watch.x]), torch.stack(watch.v))
 
 

@@ -78,6 +78,7 @@ class VectorEncoder(SourceEncoder):
         OptionError: For sizes below 1.
 
     Example:
+        >>> import torch
         >>> law = VectorEncoder(135, (1, 8, 8))(torch.zeros(2, 27, 5))
         >>> law.mean.shape, law.log_variance.shape
         (torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8]))
@@ -138,6 +139,7 @@ class TokenEncoder(SourceEncoder):
         UnknownOptionError: For an unknown head.
 
     Example:
+        >>> import torch
         >>> net = TokenEncoder(7, 32, (3, 4, 4), depth=2, reductions=1, heads=2, feedforward=16)
         >>> net(torch.randn(2, 7, 32), torch.ones(2, 7, dtype=torch.bool)).mean.shape
         torch.Size([2, 3, 4, 4])

@@ -32,7 +32,7 @@ def words(tour: Tour) -> None:
     numbers = data.x[0].numel()
     with tour.seeded():
         field = crossflow.cross_field(
-            UNet(3, width=24, multipliers=(1, 2, 4), classes=1),
+            UNet(3, width=16, multipliers=(1, 2, 4, 4), classes=1),
             VectorEncoder(384, shape, hidden=256),
             VectorTower(numbers, hidden=256),
         )

@@ -24,8 +24,10 @@ class OneHotCode(WordCodec):
         pool: See `WordCodec`.
         size: See `WordCodec`.
         ignore: See `WordCodec`.
-        spacing: Distance between any two words; unless given, such that an element has mean square 1, like the noise
-            at the other end of the path.
+        grain: See `WordCodec`.
+        spacing: Distance between any two words; unless given, 2 K / sqrt(K - 1): an element then has mean square 2,
+            twice that of the noise at the other end of the path. Nearer words are confused more on the way; further
+            ones make the semantics outweigh the picture in a network.
         beta: Half-width of the noise as a share of the half-gap, in [0, 1).
 
     Example:
@@ -35,7 +37,7 @@ class OneHotCode(WordCodec):
     """
 
     spacing: float | None = None
-    beta: float = 0.5
+    beta: float = 0.25
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,7 @@ class OneHotCode(WordCodec):
     @property
     def _gap(self) -> float:
         k = self.classes
-        return self.spacing if self.spacing is not None else k * (2 / (k - 1)) ** 0.5
+        return self.spacing if self.spacing is not None else 2 * k / (k - 1) ** 0.5
 
     @property
     def noise(self) -> float:
@@ -72,6 +74,7 @@ class ScalarCode(WordCodec):
         pool: See `WordCodec`.
         size: See `WordCodec`.
         ignore: See `WordCodec`.
+        grain: See `WordCodec`.
         beta: Codes lie in [-beta / 2, beta / 2].
 
     Example:
@@ -108,6 +111,7 @@ class PaletteCode(WordCodec):
         pool: See `WordCodec`; the paper reads colour maps by "distance".
         size: See `WordCodec`.
         ignore: See `WordCodec`.
+        grain: See `WordCodec`.
         colours: K colours (r, g, b) in 0..255, say a data set's own; unless given, K evenly spaced ones of the grid
             {0, step, 2 step, ...}^3.
         grid: (levels, step) of that grid: the paper has (4, 75) for classes and (6, 50) for COCO.

@@ -62,6 +62,7 @@ class WordCodec(SemanticCodec):
             or the "mode" of the pixels' nearest words.
         size: (height, width) of maps; the picture's own unless given.
         ignore: Label of mask pixels that have none; their code is zero, and no loss is taken there.
+        grain: What has noise of its own: each "pixel", or each channel of a whole "map", which then stays constant.
 
     Raises:
         OptionError: For fewer than two classes, or noise under which neighbouring words overlap.
@@ -73,9 +74,13 @@ class WordCodec(SemanticCodec):
     pool: Pool = "mean"
     size: tuple[int, int] | None = None
     ignore: int | None = None
+    grain: Literal["pixel", "map"] = "pixel"
 
     def __post_init__(self) -> None:
         check_choice("form", self.form, FORMS)
+        check_choice("grain", self.grain, ("pixel", "map"))
+        if self.grain == "map" and self.form != "map":
+            raise OptionError(f"Noise for a whole map needs the form 'map', got {self.form!r}.")
         check_choice("pool", self.pool, POOLS)
         if self.classes < 2:
             raise OptionError(f"classes must be at least 2, got {self.classes}.")
@@ -145,7 +150,8 @@ class WordCodec(SemanticCodec):
         elif self.form == "map":
             y = y[..., None, None].expand(-1, *shape)
         if draws is not None and self.noise:
-            u = draws.to(y.device).uniform("dequantise", shape=shape)
+            grain = (shape[0], 1, 1) if self.grain == "map" else shape
+            u = draws.to(y.device).uniform("dequantise", shape=grain)
             noise = (2 * u - 1) * self.noise
             y = y + (noise * kept[:, None] if self.form == "mask" else noise)
         return y.to(torch.get_default_dtype()).contiguous()

@@ -1,0 +1,219 @@
+"""`rheos distill`."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from rheos.commands import kit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rheos.core.base import Cond
+    from rheos.core.field import Field
+    from rheos.data import Data
+    from rheos.distill import Contest
+    from rheos.train import Run
+
+__all__ = ["Options", "main", "seconds_of"]
+
+EXAMPLES = "rheos distill runs/mine --evaluations 1,2,4 --budget 10m"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Make a trained flow few-step: try the methods at equal budget on this flow, and keep the best.
+
+    Students are measured against rows that training held out; winners are chosen on one half of them and reported on
+    the other. The run of each winner is written beside the table, the plot and the pictures. A contest that was
+    interrupted goes on when the command is given again.
+
+    Args:
+        run: The run directory, or a folder with a diffusers pipeline.
+        evaluations: Numbers of network calls a sample, separated by commas.
+        methods: Names separated by commas, or all.
+        budget: Time for the teacher's samples and all trainings together, such as 90s, 10m or 2h.
+        guidance: Of the teacher, baked into the students; 1 is none.
+        n: Samples behind each line.
+        prompts: For a pipeline: a text file with one prompt a line.
+        seed: Of everything.
+        out: Folder for the results; a folder "distill" in the run unless given.
+        json: Print what was measured as JSON on standard output.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    evaluations: str = "1,2,4"
+    methods: str = "all"
+    budget: str = "10m"
+    guidance: float = 1.0
+    n: int = 1000
+    prompts: Path | None = None
+    seed: int = 0
+    out: Path | None = None
+    json: bool = False
+
+
+def main(argv: Sequence[str]) -> int:
+    """Try, measure, write."""
+    options = kit.parse(Options, argv, "distill", EXAMPLES)
+    counts, seconds = kit.numbers(options.evaluations, "--evaluations"), seconds_of(options.budget)
+    if options.n < 20:
+        raise kit.misuse(f"--n must be at least 20, half to choose by and half to report, got {options.n}.")
+    from rheos.distill import METHODS, ContestOptions, contest
+
+    names = () if options.methods == "all" else tuple(options.methods.split(","))
+    how = ContestOptions(
+        evaluations=tuple(counts), methods=names, seconds=seconds, guidance=options.guidance, samples=options.n,
+        seed=options.seed,
+    )  # fmt: skip
+    out = options.out or options.run / "distill"
+    teacher, data, cond, judge = _subject(options)
+    kit.say(f"{len(names or METHODS)} methods, {seconds:.0f} s in all, and some time for measuring.")
+    found = contest(teacher, judge, data, out=out, options=how, cond=cond, say=kit.say)
+    files = _write(found, out, counts, teacher)
+    if options.json:
+        kit.emit({"run": str(options.run), "out": str(out), **found.to_dict(), "files": [str(f) for f in files]})
+        return 0
+    for k in counts:
+        _print(found, k)
+        best = found.best(k)
+        if best is not None:
+            print(f"\n    rheos sample {out / f'winner-{k}'} --steps {k}\n")
+    kit.say(f"{found.pairs} samples of the teacher took {found.seconds:.0f} s. Files are in {out}.")
+    return 0
+
+
+def seconds_of(text: str) -> float:
+    """A time such as 90s, 10m, 2h, or plain seconds.
+
+    Example:
+        >>> seconds_of("10m")
+        600.0
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise kit.misuse(f"--budget is a time such as 90s, 10m or 2h, got {text!r}.")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+Judge = Callable[["Tensor", "Tensor | None", str], Mapping[str, float]]
+
+
+def _subject(options: Options) -> "tuple[Run | Field, Data | None, Cond | None, Judge]":
+    """Teacher, data, conditions, and what samples are measured with."""
+    if (options.run / "model_index.json").is_file():
+        return _pipeline(options)
+    if options.prompts is not None:
+        raise kit.misuse("--prompts belongs to a diffusers pipeline; this is a run.")
+    from rheos.commands.yardstick import Yardstick
+    from rheos.train import load
+
+    run = load(options.run)
+    run.check_guidance(options.guidance)
+    yard = Yardstick(run)
+    if len(yard.real) < 40:
+        raise kit.misuse(f"Methods are compared on held-out rows, 40 at least; this run has {len(yard.real)}.")
+
+    def judge(x: "Tensor", label: "Tensor | None", part: str) -> Mapping[str, float]:
+        half = yard.part(0 if part == "choose" else 1)
+        figures = half.measure(run.decode(x), label)
+        order = ("frechet", "recall", "recognised", "sliced_wasserstein")
+        return {name: figures[name] for name in order if figures.get(name) is not None}
+
+    return run, run.data(), None, judge
+
+
+def _pipeline(options: Options) -> "tuple[Field, None, Cond | None, Judge]":
+    """A pipeline as a field; students are compared with its own samples."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from rheos.adapters import from_diffusers
+    from rheos.metrics import sliced_wasserstein
+    from rheos.sample import draw
+
+    field = from_diffusers(DiffusionPipeline.from_pretrained(options.run, local_files_only=True))
+    cond: Cond | None = None
+    if field.conditions:
+        if options.prompts is None or not options.prompts.is_file():
+            raise kit.misuse("This pipeline needs words: --prompts FILE, one prompt a line.")
+        lines = [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        cond = field.encode_prompt(lines)
+    n = min(options.n, 256)
+    index = torch.arange(n) % (len(next(iter(cond.values()))) if cond else n)
+    given: dict[str, Any] = {name: v[index] for name, v in (cond or {}).items()}
+    real = [draw(field, n, steps=20, seed=options.seed + 5 + k, guidance=options.guidance, **given) for k in (0, 1)]
+
+    def judge(x: "Tensor", label: "Tensor | None", part: str) -> Mapping[str, float]:
+        return {"sliced_wasserstein": sliced_wasserstein(x.float(), real[part == "report"].float())}
+
+    return field, None, cond, judge
+
+
+def _write(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field") -> list[Path]:
+    from rheos.core.files import write_whole
+    from rheos.show import curves, figure_png
+
+    files = [out / "contest.json", out / "contest.png"]
+    write_whole(files[0], json.dumps(found.to_dict(), indent=1, ensure_ascii=False, default=str))
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    name = "quality"
+    for e in found.entries:
+        if e.figures is not None:
+            xs, ys = lines.setdefault(e.method, ([], []))
+            name, value = next(iter(e.figures.items()))
+            xs.append(e.evaluations)
+            ys.append(value)
+    from rheos.claims.checkout import write
+
+    write(files[1], figure_png(curves(lines, "network evaluations", name)))
+    return [*files, *_pictures(found, out, counts, teacher)]
+
+
+def _pictures(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field") -> list[Path]:
+    """A row of samples a method, a file for each number of evaluations; all from the same noise."""
+    import torch
+
+    from rheos.data.ranges import to_pictures
+    from rheos.show import grid, save_png, upscale
+    from rheos.train import Run
+
+    files: list[Path] = []
+    for k in counts:
+        rows = []
+        for (_, evaluations), x in found.pictures.items():
+            if evaluations != k:
+                continue
+            x = teacher.decode(x[:16]) if isinstance(teacher, Run) else x[:16]
+            span = teacher.value_range if isinstance(teacher, Run) else None
+            if x.ndim != 4 or x.shape[1] not in (1, 3) or span is None:
+                return files
+            rows.append(to_pictures(x, span))
+        path = out / f"samples-{k}.png"
+        save_png(path, upscale(grid(torch.cat(rows), 16)), {"rheos": "distill", "rows": "teacher and methods in order"})
+        files.append(path)
+    return files
+
+
+def _print(found: "Contest", k: int) -> None:
+    entries = [e for e in found.entries if e.evaluations == k]
+    known = [e for e in entries if e.figures is not None]
+    names = list(known[0].figures or {}) if known else []
+    known.sort(key=lambda e: next(iter((e.figures or {}).values())))
+    rows = [
+        [e.method, f"{e.calls:g}", *(f"{(e.figures or {}).get(n, float('nan')):.4g}" for n in names),
+         f"{e.parameters / 1e6:.2f} M", str(e.steps or "–"), f"{e.seconds:.0f}", f"{e.sampling:.2f}"]
+        for e in known
+    ]  # fmt: skip
+    head = ["method", "calls", *names, "parameters", "steps", "training s", "sampling s"]
+    best = found.best(k)
+    caption = f"{k} network evaluation{'s' if k > 1 else ''} a sample."
+    if best is not None:
+        caption += f" Chosen on other samples: {best.method}."
+    failed = [f"{e.method}: {e.error}" for e in entries if e.error]
+    kit.table(head, rows, caption=" ".join([caption, *failed]))

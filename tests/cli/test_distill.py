@@ -1,0 +1,79 @@
+import json
+
+import pytest
+
+from rheos.commands.distill import seconds_of
+
+FEW = ("--evaluations", "1,2", "--n", "40", "--budget", "4s", "--methods", "reflow,splitmeanflow,boss")
+
+
+@pytest.fixture(scope="module")
+def blobs_run(tmp_path_factory):
+    """A run of a few steps in the plane, with enough rows held out."""
+    from rheos.cli import main
+
+    folder = tmp_path_factory.mktemp("runs") / "moons"
+    words = ["train", "--data", "moons", "--out", str(folder), "--steps", "4"]
+    assert main([*words, "--set", "data.limit=1000", "field.net.time_features=8"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def distilled(blobs_run, tmp_path_factory):
+    from rheos.cli import main
+
+    out = tmp_path_factory.mktemp("distilled")
+    assert main(["distill", str(blobs_run), *FEW, "--out", str(out)]) == 0
+    return json.loads((out / "contest.json").read_text()), out
+
+
+def test_every_method_has_a_line_for_every_number_of_evaluations_and_the_teacher_too(distilled):
+    plain, out = distilled
+    lines = {(e["method"], e["evaluations"]): e for e in plain["entries"]}
+    assert set(lines) == {(m, k) for m in ("teacher", "reflow", "splitmeanflow", "boss") for k in (1, 2)}
+    for (method, k), e in lines.items():
+        assert e["error"] is None
+        assert e["calls"] == k
+        assert e["figures"]["sliced_wasserstein"] > 0
+        assert (e["steps"] > 0) == (method != "teacher")
+    assert (out / "contest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_winner_of_each_number_of_evaluations_is_a_run_that_can_be_sampled(distilled, rheos):
+    plain, out = distilled
+    for k in (1, 2):
+        best = min((e for e in plain["entries"] if e["evaluations"] == k and e["steps"]), key=lambda e: e["chosen_by"])
+        assert plain["winners"][str(k)] == best["method"]
+        told = rheos("sample", out / f"winner-{k}", "--steps", k, "--n", "3", "--json", "--out", out / f"drawn-{k}")
+        assert told.code == 0
+        assert len(json.loads(told.out)["seeds"]) == 3
+
+
+def test_given_again_it_goes_on_from_what_is_there(distilled, blobs_run, rheos):
+    plain, out = distilled
+    told = rheos("distill", blobs_run, *FEW, "--out", out, "--json")
+    again = json.loads(told.out)
+    assert [e["figures"] for e in again["entries"]] == [e["figures"] for e in plain["entries"]]
+    assert [e["steps"] for e in again["entries"]] == [e["steps"] for e in plain["entries"]]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
+def test_a_budget_is_a_time(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--budget", "soon"), "--budget is a time such as 90s, 10m or 2h, got 'soon'"),
+        (("--n", "3"), "--n must be at least 20"),
+        (("--methods", "reflw"), "did you mean 'reflow'"),
+        (("--evaluations", "0"), "--evaluations"),
+        (("--prompts", "x.txt"), "--prompts belongs to a diffusers pipeline"),
+    ],
+)
+def test_bad_usage_is_one_sentence(rheos, blobs_run, words, text):
+    told = rheos("distill", blobs_run, *words)
+    assert told.code == 2
+    assert text in told.err
+    assert told.err.count("\n") == 1
