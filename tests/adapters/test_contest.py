@@ -20,5 +20,5 @@ def test_a_pipeline_s_network_is_a_teacher_like_any_other(tmp_path: Path, sd3: n
         field, lambda x, _, __: {"size": float(x.std())}, out=tmp_path, options=options, cond=cond, progress=False
     )
     errors = {e.method: e.error for e in found.entries}
-    assert "no module that embeds the time" in errors.pop("splitmeanflow")  # it must be told where to hear a second time
+    assert "no module that embeds the time" in errors.pop("splitmeanflow")  # where a second time enters
     assert errors == {"teacher": None, "reflow": None, "consistency": None}
