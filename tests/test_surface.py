@@ -16,9 +16,9 @@ HOME = Path(rheos.__file__).parent
 ROOMS = [name for name in rheos.__all__ if name not in ("__version__", "load")]
 
 OPTIONAL = (
-    "IPython", "PIL", "av", "datasets", "diffusers", "einops", "matplotlib", "mlxtend", "ot", "pandas", "psutil",
-    "pydantic", "rich", "safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torchdiffeq", "torchvision",
-    "tqdm", "trackio", "transformers", "tyro", "wandb",
+    "IPython", "PIL", "accelerate", "av", "datasets", "diffusers", "einops", "matplotlib", "mlxtend", "ot", "pandas",
+    "peft", "psutil", "pydantic", "rich", "safetensors", "scipy", "skimage", "sklearn", "tensorboard", "torchdiffeq",
+    "torchvision", "tqdm", "trackio", "transformers", "tyro", "wandb",
 )  # fmt: skip
 """Everything but torch, numpy and jaxtyping is imported where it is used."""
 

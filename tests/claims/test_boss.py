@@ -27,6 +27,8 @@ def test_a_short_run_measures_every_figure_of_every_rival(monkeypatch):
     assert found.distance.keys() == names | {f"teacher, {claim.ANCHORS}", "BOSS with adapters of rank 4, 4"}
     assert all(0 < r <= 1 for values in found.cost.values() for r in values)
     assert found.error.keys() == set(claim.MANY)
+    for line in claim._notes(found):
+        assert line.endswith(".")
     assert claim._picture(found, data.train).startswith(b"\x89PNG")
 
 

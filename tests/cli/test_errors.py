@@ -40,7 +40,7 @@ def fails(result, code, text):
         (["tune", "x", "--grids", "uniform,beta:x"], "'x' is not a number"),
         (["tune", "nowhere"], "nowhere"),
         (["reproduce", "wcf"], "did you mean 'wcfm'"),
-        (["reproduce", "boss"], "planned and has no claim yet"),
+        (["reproduce", "arflow"], "planned and has no claim yet"),
         (["reproduce", "wcfm", "--seeds", "0"], "--seeds must be at least 1"),
         (["eval", "x", "--steps", "1,two"], "separated by commas, got '1,two'"),
         (["eval", "x", "--n", "3"], "--n must be at least 10"),
@@ -54,7 +54,7 @@ def fails(result, code, text):
         (["train", "--data", "digits", "--out", "x", "--set", "step=1"], "did you mean 'steps'?"),
         (["train", "--data", "digits", "--out", "x", "--set", "steps=0"], "steps must be a whole number"),
         (["train", "--config", "nowhere.json", "--out", "x"], "no file nowhere.json"),
-        (["bench", "smapling"], "did you mean 'sampling'?"),
+        (["bench", "smapling"], "did you mean 'sampling'"),
     ],
 )
 def test_bad_usage_is_one_sentence_that_says_the_way_out(words, text, rheos, tmp_path, monkeypatch):

@@ -226,6 +226,10 @@ def test_values_out_of_range_are_refused():
         draw(mixture(), 2, solver="ddim", steps=4, steers=[DualFast(lag=4)])
     with pytest.raises(OptionError, match="c has 3 coefficients for 4 steps"):
         draw(mixture(), 2, solver="ddim", steps=4, steers=[DualFast((0.0, 0.1, 0.2))])
+    with pytest.raises(OptionError, match="c is a number, or one a step, got 'auto'"):
+        DualFast("auto")
+    with pytest.raises(OptionError, match="CFG is active in a part of the times only"):
+        draw(mixture(labels=True), 2, solver="ddim", label=1, steers=[DualFast(), CFG(2.0, interval=(0.3, 0.7))])
     with pytest.warns(UserWarning, match=r"c = -0\.1 is negative: DualFast then averages"):
         DualFast(-0.1)
     with warnings.catch_warnings():

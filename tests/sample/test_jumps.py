@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from rheos.core import AffinePath
+from rheos.core import AffinePath, Steer
 from rheos.core.errors import OptionError, SourceNotGaussianError, TimeError, UnknownOptionError
 from rheos.core.solver import DONE
 from rheos.sample import DDIM, SDE, SDEDPM, Ancestral, Churn, DPMSolver, Renoise, draw, solve
@@ -210,3 +210,17 @@ def test_what_cannot_be_is_refused():
     for method in (SDEDPM(), Ancestral(), Churn(), Renoise()):
         with pytest.raises(SourceNotGaussianError, match=f"{type(method).__name__} adds noise by the score"):
             draw(field, 2, solver=method)
+
+
+class Twice(Steer):
+    """Walks every interval three times."""
+
+    def rounds(self, view):
+        return 3
+
+
+@pytest.mark.parametrize("method", [Churn(gamma=0.4), DDIM(eta=1.0), SDEDPM(order=1)], ids=repr)
+def test_repeating_intervals_keeps_the_law_of_a_churned_run_too(method):
+    x = draw(gaussian(mean=M, std=C), 20_000, steps=60, solver=method, steers=[Twice()], seed=1)
+    assert float(x.mean()) == pytest.approx(M, abs=2e-2)
+    assert float(x.std()) == pytest.approx(C, abs=4e-2)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rheos.core import Field
+from rheos.core import Field, Steer
 from rheos.core.errors import OptionError, ShapeError
 from rheos.sample import CFG, DDIM, SDE, SDEDPM, Ancestral, draw_solution, step_logprob
 from strategies import gaussian, mixture
@@ -77,3 +77,14 @@ def test_solvers_without_a_density_and_paths_of_another_length_are_refused():
             step_logprob(gaussian(), drawn.path, drawn.times, name)
     with pytest.raises(ShapeError, match=r"path has \[5\] states for 4 times"):
         step_logprob(gaussian(), drawn.path, drawn.times[:-1], "sde")
+
+
+class Push(Steer):
+    def state(self, view, start, end, velocity):
+        return end + 0.5
+
+
+def test_steers_that_move_states_are_refused():
+    drawn = draw_solution(gaussian(), 2, steps=4, solver="sde", trace=True)
+    with pytest.raises(OptionError, match="Push changes states by its hook 'state'"):
+        step_logprob(gaussian(), drawn.path, drawn.times, "sde", steers=[Push()])

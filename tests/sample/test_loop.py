@@ -1,5 +1,6 @@
 """The loop with every solver: what they all promise, hooks aside."""
 
+import math
 import weakref
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rheos.core import AffinePath, Field, JointPath, Query, Reply, Steer
-from rheos.core.errors import ConditionError, NonFiniteError, TimeError
-from rheos.sample import SOLVERS, Loop, drive, grid_for, solve, solver
+from rheos.core.errors import ConditionError, NonFiniteError, OptionError, TimeError
+from rheos.sample import SOLVERS, Loop, draw, drive, grid_for, solve, solver
 from strategies import SCHEDULES, mixture, randn
 
 each = pytest.mark.parametrize("name", SOLVERS)
@@ -252,3 +253,36 @@ def test_arguments_are_refused_before_any_call():
     with pytest.raises(TimeError, match="strictly monotone"):
         solve(Field(net), randn(2, 2), (0.0, 0.0))
     assert net.calls == 0
+
+
+@pytest.mark.parametrize(
+    "times",
+    [(0.0, 1000.0), (0.0, 0.6, 0.3), torch.tensor([[0.0, 0.5, 0.2]]).double(), torch.tensor([[0.1, 1.5]]).double()],
+)
+def test_a_loop_takes_no_times_that_are_no_grid(times):
+    with pytest.raises(TimeError, match=r"\[0, 1\]|monotone"):
+        grid = times if isinstance(times, tuple) else torch.tensor(times).double()
+        Loop(mixture(), solver("euler")).begin(randn(1, 2), grid, {}, torch.tensor([0]))
+
+
+def test_rows_that_leave_the_data_backwards_are_refused_by_methods_that_cannot():
+    with pytest.raises(TimeError, match="there is none at t = 1"):
+        Loop(mixture(), solver("ddim")).begin(randn(1, 2), torch.tensor([[1.0, 0.5]]).double(), {}, torch.tensor([0]))
+
+
+def test_a_source_that_is_no_number_is_blamed_and_not_the_network():
+    with pytest.raises(NonFiniteError, match="The source holds a NaN or an infinity in row 1"):
+        solve(mixture(), randn(3, 2) * torch.tensor([[1.0], [math.nan], [1.0]]), (0.0, 0.5, 1.0), "heun")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"steps": 2.5}, "steps is a number of steps"), ({"steps": "10"}, "steps is a number of steps"),
+        ({"solver": type(solver("heun"))}, "got the class RungeKutta"), ({"solver": 3}, "solver is a name or a solver"),
+        ({"guidance": "3"}, "guidance is a number or a CFG"), ({"steers": Idle()}, "steers is a list of steers"),
+    ],
+)  # fmt: skip
+def test_options_of_the_wrong_kind_are_named(options, text):
+    with pytest.raises(OptionError, match=text):
+        draw(mixture(), 2, **options)

@@ -144,3 +144,25 @@ def test_unknown_kinds_and_variants_are_refused():
 
 def test_float32_states_stay_float32():
     assert draw(mixture(), 2, solver="unipc3", steps=5, source=randn(2, 2).float()).dtype == torch.float32
+
+
+def test_a_step_far_beyond_the_last_one_takes_two_estimates_unless_told_otherwise():
+    field, x, grid = mixture("gvp"), randn(4, 2), (0.2, 0.25, 0.3, 0.6)  # the last step is six times as long
+    third = solve(field, x, grid, DPMSolver(order=3, reach=math.inf)).x
+    guarded = solve(field, x, grid, DPMSolver(order=3)).x
+    before = solve(field, x, grid[:3], DPMSolver(order=3), trace=True)
+    assert not torch.allclose(third, guarded)
+    m = [field.data(before.path[k], grid[k]) for k in (1, 2)]
+    law = field.path.law
+    lam = [law.lam(t) for t in grid[1:]]
+    h, r = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
+    second = m[1] + (m[1] - m[0]) / (2 * r)
+    y = law.sigma(0.6) / law.sigma(0.3) * before.x - law.alpha(0.6) * math.expm1(-h) * second
+    torch.testing.assert_close(guarded, y, rtol=1e-11, atol=1e-11)
+    assert DPMSolver(order=3, compat="published").reach == math.inf
+    with pytest.raises(OptionError, match=r"reach must be at least 1, got 0\.5"):
+        UniPC(reach=0.5)
+
+
+def test_half_precision_states_become_float32():
+    assert solve(mixture(), randn(2, 2).bfloat16(), (0.0, 0.5, 1.0), "dpm++2m").x.dtype == torch.float32

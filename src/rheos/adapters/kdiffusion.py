@@ -6,6 +6,7 @@ linear path $t = 1 / (1 + \sigma_{VE})$ and $x = t\, x_{VE}$. ComfyUI's samplers
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, cast, final
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from rheos.adapters.doors import ExactField
 from rheos.core.draws import row_seeds
-from rheos.core.errors import OptionError
+from rheos.core.errors import OptionError, TimeError
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
 from rheos.core.solver import Solver
@@ -148,6 +149,9 @@ def kdiffusion_sampler(solver: Solver | str, *, seed: int = 0) -> Sampler:
         disable: bool | None = None,
     ) -> Tensor:
         levels = [float(v) for v in sigmas]
+        falling = all(a > b >= 0 for a, b in pairwise(levels))
+        if len(levels) < 2 or not falling or not 0 < levels[0] < float("inf"):
+            raise TimeError(f"sigmas are finite noise levels that fall, to 0 at the least, got {levels}.")
         times = check_grid([1 / (1 + v) for v in levels])
         extra, denoised = dict(extra_args or {}), list[Tensor]()
 
@@ -156,7 +160,7 @@ def kdiffusion_sampler(solver: Solver | str, *, seed: int = 0) -> Sampler:
             denoised[:] = [value]
             return value
 
-        field = from_kdiffusion(call, sigma_max=max(levels[0], 1e-8))
+        field = from_kdiffusion(call, sigma_max=max(80.0, 4.0 * levels[0]))  # churn asks above the first
         loop = Loop(field, method)
         flight = loop.begin(x * times[0], times, {}, row_seeds(seed, len(x)).to(x.device))
         with torch.no_grad():

@@ -5,6 +5,7 @@ that repeat, where the scheduler spends a call on standing still, are left out.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -167,7 +168,7 @@ def _unipc(config: Config) -> Found:
         differences.append("its last but one step is of second order (lower_order_final)")
     differences += _ends_early(config) if order > 1 else []
     variant = str(config.get("solver_type", "bh2"))
-    return replace(named_solver("unipc"), order=order, variant=variant), differences  # type: ignore[call-arg]
+    return replace(named_solver("unipc"), order=order, variant=variant, reach=math.inf), differences  # type: ignore[call-arg]
 
 
 def _deis(config: Config) -> Found:

@@ -206,7 +206,12 @@ class RheosScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         elif sigmas is not None:
             grid = self.meaning.shifted(sigmas, mu if self.meaning.dynamic is not None else None)
         else:
-            grid = tuple(float(self.meaning.time(float(v))) for v in cast(Sequence[float], timesteps))
+            steps = [float(v) for v in cast(Sequence[float], timesteps)]
+            if not all(0 <= v <= 1000 for v in steps) or max(steps, default=0.0) <= 1:
+                raise TimeError(
+                    f"timesteps lie between 0 and 1000, noise first, got {steps}. Noise levels are sigmas=."
+                )
+            grid = tuple(float(self.meaning.time(v)) for v in steps)
             grid = grid if grid[-1] == 1.0 else (*grid, 1.0)
             if any(b <= a for a, b in pairwise(grid)):
                 raise TimeError(f"timesteps must move from noise to data, got {list(given)}.")

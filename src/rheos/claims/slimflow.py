@@ -29,9 +29,9 @@ ALONE, GUIDED, SCRATCH = "pairs alone", "pairs and two steps", "pairs alone, fro
 
 TRIED = (
     "A first run had a student of 25,276 parameters that cannot copy its input: 44 numbers between two layers for a "
-    "velocity that holds 64 numbers of noise. It learns no flow worth distilling (800 steps of plain flow "
-    "matching: a loss of 1.10 and a distance of 11.3, against 0.78 and 3.1 with the gate); its small flow had a distance "
-    "of 11.6 by RK4 and 12.0 in one step, so two steps had nothing to teach: the first figure was 0.993, the second "
+    "velocity that holds 64 numbers of noise. It learns no flow worth distilling (800 steps of plain flow matching: "
+    "a loss of 1.10 and a distance of 11.3, against 0.78 and 3.1 with the gate); its small flow had a distance of "
+    "11.6 by RK4 and 12.0 in one step, so two steps had nothing to teach: the first figure was 0.993, the second "
     "0.981, and all three seeds were better when annealed.",
 )
 """What the present student was preferred to, and its figures."""

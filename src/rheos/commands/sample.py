@@ -68,6 +68,8 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Draw and write."""
     options = kit.parse(Options, argv, "sample", EXAMPLES)
+    if options.seed < 0:
+        raise kit.misuse(f"--seed must be at least 0, got {options.seed}.")
     if options.n < 1 or options.batch < 1:
         raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
     from rheos.core.errors import check_choice
@@ -127,7 +129,12 @@ def settled(options: Options, run: "Run") -> "tuple[Options, Grid, int]":
     own = run.field.times if options.grid is None and options.shift is None else None
     if own is None:
         grid = read_grid(options, run.field.shift)
-        return replace(options, solver=options.solver or run.field.usual), grid, grid.steps or options.steps or 20
+        if grid.steps is not None and options.steps not in (None, grid.steps):
+            raise kit.misuse(
+                f"--grid {options.grid} has {grid.steps} steps, and --steps says {options.steps}. Leave one out."
+            )
+        steps = grid.steps if grid.steps is not None else 20 if options.steps is None else options.steps
+        return replace(options, solver=options.solver or run.field.usual), grid, steps
     count = len(own) - 1 if options.steps is None else options.steps
     grid_for(run.field, count)
     text = ",".join(["0", *(repr(t) for t in own[1:-1]), "1"])  # the field's finite range cuts the ends again

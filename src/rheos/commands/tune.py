@@ -34,8 +34,8 @@ class Options:
         n: Rows, half to choose on and half to measure on.
         solvers: Names of rheos list solvers, separated by commas; all with a fixed number of deterministic steps unless
             given. Euler and Heun are always among them.
-        grids: Grids as rheos sample takes them, a shift after an @, separated by commas, such as uniform@3,karras:5;
-            a choice of seven unless given.
+        grids: Grids as rheos sample takes them, a shift after an @, separated by commas, such as uniform@3,karras:5, or
+            by semicolons where one is a list of times; a choice of seven unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
         label: A class by number or name, or none; every class in turn unless given.
         seed: Of the first row.
@@ -66,7 +66,8 @@ def main(argv: Sequence[str]) -> int:
     from rheos.sample.grids import Grid
     from rheos.train import load
 
-    solvers, grids = (None if text is None else text.split(",") for text in (options.solvers, options.grids))
+    solvers = None if options.solvers is None else options.solvers.split(",")
+    grids = None if options.grids is None else options.grids.split(";" if ";" in options.grids else ",")
     for name in solvers or ():
         check_choice("solver", name, SOLVERS)
     for text in grids or ():

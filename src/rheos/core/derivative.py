@@ -151,7 +151,8 @@ def _normalized(slope: Tensor, how: Normalize) -> Tensor:
     flat = flat_rows(slope)
     norm = flat.norm(dim=1, keepdim=True) + 0.1
     scale = flat.shape[1] ** 0.5 if how == "rms" else 1.0
-    return (flat * (scale / norm)).reshape(slope.shape)
+    scaled: Tensor = flat * (scale / norm)
+    return scaled.reshape(slope.shape)
 
 
 def inject_gradient(x: Float[Tensor, "b *d"], g: Float[Tensor, "b *d"]) -> Float[Tensor, "b"]:

@@ -208,7 +208,7 @@ class Field(nn.Module):
         return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
     def null(self, cond: Cond) -> Cond:
-        """The same conditions with every value null, each in the shape of what it replaces: the unconditional branch."""
+        """The same conditions with every value null, in the shape of what it replaces: the unconditional branch."""
         return {name: _stretched(self._null(name, len(value)), value) for name, value in cond.items()}
 
     def _null(self, name: str, n: int) -> Tensor:
@@ -277,7 +277,7 @@ class Field(nn.Module):
 
 
 def _stretched(null: Tensor, value: Tensor) -> Tensor:
-    """A null of one pixel (a picture joined to the channels has such) repeated, so that it can stand beside the value."""
+    """A null of one pixel (a picture joined to the channels has such) repeated, to stand beside the value."""
     fits = null.ndim == value.ndim and all(a in (1, b) for a, b in zip(null.shape, value.shape, strict=True))
     return null.expand(value.shape) if fits and null.shape != value.shape else null
 

@@ -107,6 +107,8 @@ class Steer:
     """Whether `clean` differentiates through the network, so that queries must carry gradients."""
     gaussian: ClassVar[bool] = False
     """Whether it needs a score, and so a source N(0, I) independent of the data."""
+    steady: ClassVar[bool] = False
+    """Whether it compares estimates of different steps, so that guidance must be the same in all of them."""
     fields: ClassVar[tuple[str, ...]] = ()
     """Names that a `Routed` field must answer to."""
 

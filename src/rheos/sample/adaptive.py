@@ -13,7 +13,7 @@ from typing import ClassVar, cast, final
 import torch
 from torch import Tensor
 
-from rheos.core.errors import OptionError, StepSizeError
+from rheos.core.errors import NonFiniteError, OptionError, StepSizeError
 from rheos.core.paths import Time
 from rheos.core.solver import DONE, Ask, Solver, SolverState, weighted
 from rheos.core.state import State, device_of, flat_rows, is_finite, map_state, rows, tensors, where_rows
@@ -151,6 +151,13 @@ class Embedded(Solver):
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Take a stage; after the last, accept or refuse row by row."""
         if s["stage"] == 0:
+            if not bool(is_finite(value).all()):
+                row = int((~is_finite(value)).nonzero()[0])
+                raise NonFiniteError(
+                    f"At t = {float(s['at'][row]):.6g} the network returned a NaN or an infinity in row {row}. Check "
+                    f"the field and the state there; {type(self).__name__} cannot choose a step from it.",
+                    row=row,
+                )
             h = torch.where(s["h"].isnan(), self._first_step(s, value), s["h"])
             return {**s, "k": (value,), "h": h, "stage": 1}
         k = (*s["k"], value)

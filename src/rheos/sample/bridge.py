@@ -8,7 +8,7 @@ Reference: Tong et al. (2024), https://arxiv.org/abs/2307.03672, eq. 10.
 
 import math
 from dataclasses import dataclass, replace
-from typing import cast, final
+from typing import Any, cast, final
 
 from rheos.core.bridges import NoisyPath
 from rheos.core.errors import OptionError
@@ -82,8 +82,9 @@ class Brownian(Solver):
 
     def jump(self, s: SolverState, value: State) -> Jump:
         """The Gaussian step."""
-        h = cast(Scalar, s["end"]) - cast(Scalar, s["t"])
-        return Jump(add(s["x"], h, value), self.sigma * sqrt(abs(h)))
+        end, start = cast(Scalar, s["end"]), cast(Scalar, s["t"])
+        size: Any = abs(end - start)
+        return Jump(add(s["x"], end - start, value), self.sigma * sqrt(size))
 
     def tell(self, s: SolverState, value: State, noise: State | None = None, lead: State | None = None) -> SolverState:
         """Jump."""

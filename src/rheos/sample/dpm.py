@@ -12,8 +12,9 @@ Reference: DPM-Solver, Lu et al. (2022), https://arxiv.org/abs/2206.00927, and D
 https://arxiv.org/abs/2211.01095.
 """
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -54,7 +55,8 @@ class DPMSolver(ExponentialMultistep):
         warmup: See `Multistep`.
         estimates: "data" (DPM-Solver++) or "noise" (DPM-Solver).
         variant: Of the second order: "midpoint" takes the slope at half of the step, "heun" integrates it exactly.
-        compat: "correct", or "published": the third order without its factor 2.
+        compat: "correct", or "published": the third order without its factor 2, and with every step of that order.
+        reach: See `Multistep`.
 
     Example:
         >>> DPMSolver(order=3).evaluations
@@ -63,13 +65,14 @@ class DPMSolver(ExponentialMultistep):
 
     variant: str = "midpoint"
     compat: str = "correct"
-
-    reach: ClassVar[float] = 1.5
+    reach: float = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("variant", self.variant, ("midpoint", "heun"))
         check_choice("compat", self.compat, ("correct", "published"))
+        if self.compat == "published":
+            object.__setattr__(self, "reach", math.inf)
 
     def corrections(self, end: Scalar, there: Scalar, where: tuple[Scalar, ...]) -> Weights:
         """Of the slope, and of the curvature where there are three estimates."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 from typing import cast
 
 import torch
@@ -124,6 +124,26 @@ def conditions(field: Field, n: int, given: dict[str, object]) -> Cond:
     return field.complete(cond, n)
 
 
+def _check_kinds(steps: object, solver: object, guidance: object, steers: object) -> None:
+    """Refuse options of the wrong kind, by name."""
+    if isinstance(steps, bool | str) or (isinstance(steps, float) and not isinstance(steps, Integral)):
+        raise OptionError(f"steps is a number of steps, a sequence of times or a Grid, got {steps!r}.")
+    if isinstance(solver, type):
+        raise OptionError(f"solver is a name or a solver, got the class {solver.__name__}. Write {solver.__name__}().")
+    if not (solver is None or isinstance(solver, str | Solver)):
+        raise OptionError(f"solver is a name or a solver, got {type(solver).__name__}.")
+    if not (
+        guidance is None or isinstance(guidance, CFG) or (isinstance(guidance, Real) and not isinstance(guidance, bool))
+    ):
+        raise OptionError(
+            f"guidance is a number or a CFG, got {type(guidance).__name__}; CFG(scale=...) takes one a row."
+        )
+    if isinstance(steers, Steer):
+        raise OptionError(
+            f"steers is a list of steers, got a single {type(steers).__name__}. Write [{type(steers).__name__}(...)]."
+        )
+
+
 def _check_names(field: Field, given: dict[str, object]) -> None:
     """Refuse unknown names; a misspelt option of `draw` arrives here too."""
     for name in given:
@@ -192,6 +212,7 @@ def draw_solution(
     Further options: `trace` keeps the states at every time.
     """
     _check_count("n", n)
+    _check_kinds(steps, solver, guidance, options.get("steers"))
     shape = cast(tuple[int, ...] | None, options.pop("shape", None)) or field.shape
     steers = tuple(cast(Sequence[Steer], options.pop("steers", ())))
     source = cast(State | None, options.pop("source", None))

@@ -63,6 +63,8 @@ class DualFast(Steer):
         >>> x = draw(field, 4, steps=6, solver="dpm++2m", steers=[DualFast(0.5)])
     """
 
+    steady = True
+
     c: float | tuple[float, ...] = 0.5
     rule: str = "linear"
     auto: bool = False
@@ -72,6 +74,8 @@ class DualFast(Steer):
 
     def __post_init__(self) -> None:
         check_choice("rule", self.rule, RULES)
+        if isinstance(self.c, str) or (isinstance(self.c, tuple) and not self.c):
+            raise OptionError(f"c is a number, or one a step, got {self.c!r}. auto=True lowers it with the steps.")
         if isinstance(self.c, list):
             object.__setattr__(self, "c", tuple(self.c))
         values = self.c if isinstance(self.c, tuple) else (self.c,)
@@ -81,7 +85,7 @@ class DualFast(Steer):
             warnings.warn(f"c = {self.c} is negative: DualFast then averages with the noisier estimate.", stacklevel=3)
         if isinstance(self.lag, str):
             check_choice("lag", self.lag, ("first",))
-        elif self.lag < 1:
+        elif not isinstance(self.lag, int) or self.lag < 1:
             raise OptionError(f"lag must be at least 1 or 'first', got {self.lag}.", lag=self.lag)
         if not 0 <= self.low < self.high <= 1:
             raise OptionError(f"low and high are times with 0 <= low < high <= 1, got {self.low} and {self.high}.")

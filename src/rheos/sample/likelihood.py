@@ -100,7 +100,7 @@ def dequantise(x: Tensor, value_range: tuple[float, float], levels: int = 256, s
         seed: One integer, or one a row.
 
     Raises:
-        OptionError: For an empty range or levels < 2.
+        OptionError: For an empty range, levels < 2, or pictures of whole numbers.
 
     Example:
         >>> noisy = dequantise(torch.ones(2, 3), (-1.0, 1.0))
@@ -108,6 +108,8 @@ def dequantise(x: Tensor, value_range: tuple[float, float], levels: int = 256, s
         True
     """
     width = _bin(value_range, levels)
+    if not x.is_floating_point():
+        raise OptionError(f"dequantise adds parts of a level, which {x.dtype} cannot hold: give x.float().")
     draws = Draws(row_seeds(seed, len(x)).to(x.device))
     return x + (draws.uniform("dequantise", shape=x.shape[1:]) - 0.5).mul_(width).to(x.dtype)
 

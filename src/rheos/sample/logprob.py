@@ -83,6 +83,7 @@ def step_logprob(
 
     Raises:
         OptionError: For a solver without Gaussian steps.
+        OptionError: For steers that move states or repeat intervals: what they did is in the path already.
         ShapeError: If the path has not one state a time.
 
     Example:
@@ -100,6 +101,13 @@ def step_logprob(
         raise OptionError(
             f"{type(method).__name__} has no Gaussian step, so no density. Use a solver such as 'sde' or 'ddpm'."
         )
+    for steer in steers:
+        moved = [h for h in ("rounds", "state", "end") if getattr(type(steer), h) is not getattr(Steer, h)]
+        if moved:
+            raise OptionError(
+                f"{type(steer).__name__} changes states by its hook {moved[0]!r}, so a step is no Gaussian jump. "
+                "Leave it out."
+            )
     states = _states(path, len(grid))
     loop = Loop(field, _Replay(inner=method, reached=states[1:]), tuple(steers))
     given = field.complete(cond or {}, rows(states[0]))

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from rheos.core.base import Cond
 from rheos.core.draws import Draws
-from rheos.core.errors import OptionError, ShapeError, SourceNotGaussianError
+from rheos.core.errors import OptionError, ShapeError, SourceNotGaussianError, TimeError
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath, Kind, Path, Time
 from rheos.core.query import Name, Query, Reply, cut_time
 from rheos.core.solver import DONE, Solver, SolverState
-from rheos.core.state import State, concat, map_state, rows, split, where_rows
+from rheos.core.state import State, concat, dtype_of, like, map_state, rows, split, where_rows
 from rheos.core.steer import HOOKS, Branch, Steer, View
 from rheos.sample.flight import Flight, Times
+from rheos.sample.grids import check_grid
 
 __all__ = ["Flight", "Loop"]
 
@@ -77,8 +78,12 @@ class Loop:
 
         Raises:
             ShapeError: If a steer has numbers for another count of rows.
+        TimeError: For times that are no grid, or that the method cannot walk.
         """
         b = rows(x)
+        if dtype_of(x) in (torch.float16, torch.bfloat16):  # a state is float32, whatever the network computes in
+            x = like(x, torch.float32)
+        self._check_times(times)
         i: int | Tensor = 0
         n: int | Tensor = len(times) - 1
         if isinstance(times, Tensor):
@@ -95,13 +100,31 @@ class Loop:
             flight = flight._replace(steer=tuple(owns))
         return flight
 
+    def _check_times(self, times: Times) -> None:
+        """A grid in [0, 1], or a grid a row that repeats its last time; backwards only for methods that can."""
+        if not isinstance(times, Tensor):
+            check_grid(times)
+            return
+        if times.ndim != 2 or times.shape[1] < 2 or not times.is_floating_point():
+            raise TimeError(f"Grids a row are float64 (B, N + 1), got {times.dtype} {tuple(times.shape)}.")
+        if times.device.type != "cpu":  # looking there would wait for the device
+            return
+        steps = times.diff(dim=1)
+        way = (times[:, -1] - times[:, 0]).sign()
+        if bool(((times < 0) | (times > 1)).any()) or bool((steps * way[:, None] < 0).any()) or bool((way == 0).any()):
+            raise TimeError("Each row's grid must be monotone in [0, 1], and may repeat its last time only.")
+        back = (way < 0).nonzero().flatten()
+        if len(back):  # a method that cannot leave the data backwards says so of one clock
+            first = times[back[times[back, 0].argmax()]]
+            self.solver.start(self.solver.init(torch.zeros(1, 1)), float(first[0]), float(first[1]))
+
     def _start(self, f: Flight, s: SolverState) -> Flight:
         """Begin interval i, unless all is done."""
         if f.finished:
             return f._replace(solver=s, anchor=None)
         start, end = _interval(f, self.solver.adaptive)
-        s = self._kicked(f, self.solver.start(s, start, end), f.round)
-        return f._replace(solver=s, anchor=s if self._anchored else None)
+        s = self.solver.start(s, start, end)  # where a repeat of the interval begins: before its noise
+        return f._replace(solver=self._kicked(f, s, f.round), anchor=s if self._anchored else None)
 
     def _kicked(self, f: Flight, s: SolverState, repeat: int) -> SolverState:
         """The interval's noise, for a method that needs it before the first evaluation."""
@@ -288,7 +311,7 @@ class Loop:
             )
         anchor = cast(SolverState, f.anchor)
         noise = Draws(f.seed).normal(s["x"], "round", f.i, f.round)
-        back = self.path.renoise(s["x"], s["end"], s["t"], noise)
+        back = self.path.renoise(s["x"], s["end"], anchor["t"], noise)
         if alive is not None:
             back = where_rows(alive, back, s["x"])
         s = self.solver.move(anchor, back, restart=True)  # what was seen before belongs to another trajectory
@@ -319,6 +342,13 @@ class Loop:
 
 def _check_steers(field: Field, steers: tuple[Steer, ...]) -> None:
     routes = getattr(field, "others", {})
+    changing = [s for s in steers if getattr(s, "interval", (0.0, 1.0)) not in ((0.0, 1.0), (0, 1))]
+    for steer in steers:
+        if steer.steady and changing:
+            raise OptionError(
+                f"{type(steer).__name__} mixes the estimates of neighbouring steps, whose guidance must be equal, but "
+                f"{type(changing[0]).__name__} is active in a part of the times only. Leave one of them out."
+            )
     for steer in steers:
         missing = [name for name in steer.fields if name not in routes]
         if missing:

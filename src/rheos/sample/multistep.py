@@ -50,13 +50,11 @@ class Multistep(Solver):
 
     order: int = 2
     warmup: str = "low"
+    reach: float = math.inf
 
     leads = True
     orders: ClassVar[tuple[int, ...]] = (1, 2, 3)
     asks: ClassVar[Kind] = "data"
-    reach: ClassVar[float] = math.inf
-    """A step longer than so many times the one before takes two estimates at most: a curve that is followed so far
-    beyond its points leads astray."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -64,6 +62,8 @@ class Multistep(Solver):
             known = ", ".join(str(k) for k in self.orders)
             raise OptionError(f"{name} has the orders {known}, got order={self.order!r}.", order=self.order)
         check_choice("warmup", self.warmup, WARMUPS)
+        if not self.reach >= 1:
+            raise OptionError(f"reach must be at least 1, got {self.reach}.")
 
     # --- what a method is ---------------------------------------------------------------------------------------
 

@@ -129,7 +129,9 @@ class _Bench:
 
     def measure(self, budget: int, name: str, solver: Solver, grid: Grid) -> None:
         """The most steps that fit into a budget; none if not even one does."""
-        most = (budget - self.more.get(name, 0)) // solver.evaluations
+        most = (budget - self.more.get(name, 0)) // solver.evaluations + (
+            solver.evaluations > 1
+        )  # a last step may be cheap
         for steps in range(most, 0, -1) if grid.steps is None else [grid.steps] * (grid.steps <= most):
             times = grid_for(self.field, grid, steps)
             key = (name, tuple(round(t, 9) for t in times))

@@ -181,6 +181,10 @@ class _Trace:
 
 def _explain(loop: Loop, field: Field, flight: Flight, first: int) -> None:
     """Walk again, looking at every value, to say where the first bad one came from."""
+    given = is_finite(flight.x)
+    if not bool(given.all()):
+        row = int((~given).nonzero()[0]) + first
+        raise NonFiniteError(f"The source holds a NaN or an infinity in row {row}.", row=row)
     with torch.no_grad():
         while (query := loop.ask(flight)) is not None:
             query, reply = answer(field, query)
@@ -190,10 +194,11 @@ def _explain(loop: Loop, field: Field, flight: Flight, first: int) -> None:
             from_network = not bool(good.all())
             if from_network or bool(bad.any()):
                 row = int((good.logical_not() if from_network else bad).nonzero()[0]) % rows(flight.x) + first
-                what = "the network returned" if from_network else f"{type(loop.solver).__name__} produced"
+                name = type(loop.solver).__name__
+                what = "the network returned" if from_network else f"{name} produced"
                 raise NonFiniteError(
                     f"In step {cast(int, step) + 1} of {flight.n}, at t = {query.t}, {what} a NaN or an infinity in "
-                    f"row {row}. Check the field there, or use a smaller guidance scale.",
+                    f"row {row}. Check the field there, or use a smaller guidance scale; the solver is {name}.",
                     row=row,
                     t=query.t,
                 )

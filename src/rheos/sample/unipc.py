@@ -48,6 +48,7 @@ class UniPC(ExponentialMultistep):
         warmup: See `Multistep`.
         variant: "bh2", B(g) = e^g - 1, or "bh1", B(g) = g.
         corrector: Whether to correct.
+        reach: See `Multistep`.
         leads_corrector: Whether a leading term that a hook replaced in the predictor is replaced in the corrector too.
 
     Raises:
@@ -58,9 +59,9 @@ class UniPC(ExponentialMultistep):
     variant: str = "bh2"
     corrector: bool = True
     leads_corrector: bool = False
+    reach: float = 1.5
 
     orders: ClassVar[tuple[int, ...]] = (1, 2, 3)
-    reach: ClassVar[float] = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,8 +23,8 @@ def check_parts(net: CrossNet, losses: SourceLosses, unconditional: float) -> No
     """
     if hasattr(net, "set_reshard_after_forward"):
         raise OptionError(
-            "parallel='fsdp' gathers weights for one call of a network; a cross-modal step calls the encoder, the tower "
-            "and the flow. Use parallel='ddp'."
+            "parallel='fsdp' gathers weights for one call of a network; a cross-modal step calls encoder, tower and "
+            "flow. Use parallel='ddp'."
         )
     for loss, part, weight, there in (
         ("contrastive", "tower", losses.contrastive, net.tower is not None),
