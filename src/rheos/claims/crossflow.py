@@ -36,6 +36,15 @@ EXPECTED = (
     "claimed: ten words give an encoder little to spread over."
 )
 
+TRIED = (
+    "Super-resolution, tried on another seed (100), squared error in 1, 2 and 25 steps: as claimed, 0.093, 0.098, "
+    "0.106 from the small picture against 0.310, 0.047, 0.058 from noise. With uniform times, which visit t = 0 more "
+    "often than logit-normal ones, 0.063, 0.066, 0.081 against 0.062, 0.049, 0.062; with noise of 0.3 in place of 0.1, "
+    "0.114, 0.123, 0.154. So the flow from the small picture is ahead in a single step of the claimed recipe alone: "
+    "from noise the network sees the small picture clean at every time, here only what the added noise leaves of it.",
+)
+"""What was looked at beside the claim."""
+
 
 @final
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ class CrossModalFlow:
             "held-out rows in the features of the net 'digits'. Diversity: root mean square over pixels of the "
             "standard deviation within a word, over that of the training rows. No guidance where none is said.",
             EXPECTED,
+            *TRIED,
         )
         return Outcome(figures, (*lines, *context), _picture(pictures))
 

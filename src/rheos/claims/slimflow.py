@@ -169,7 +169,7 @@ def _picture(pictures: dict[str, Tensor]) -> bytes:
     from rheos.data.ranges import to_pictures
     from rheos.show import beside, grid, png, upscale
 
-    return png(beside({name: upscale(grid(to_pictures(x, (-1.0, 1.0)), 8, 1), 3) for name, x in pictures.items()}))
+    return png(beside({name: upscale(grid(to_pictures(x, (-1.0, 1.0)), 8, 1), 240) for name, x in pictures.items()}))
 
 
 CLAIM = SlimFlow()

@@ -92,6 +92,9 @@ def encoded(data: Data, codec: LatentCodec, *, cache: str | os.PathLike[str] | L
         cache: A .safetensors file to keep the moments in, and to take them from; "auto" keeps one in the codec's own
             folder; None keeps them in memory.
 
+    Returns:
+        The set, of latents.
+
     Raises:
         DataError: If the set holds latents already or no pictures, or in another range than the codec's; if the file
             holds latents of another autoencoder, or of other pictures, or is damaged.

@@ -57,15 +57,15 @@ def words(tour: Tour) -> None:
         embed = rheos.data.text.EmojiCaptions()
         data  = crossflow.embedded(rheos.data.load("emoji"), embed)
         field = crossflow.cross_field(net, nets.VectorEncoder(384, data.shape), nets.VectorTower(3072))
-        run   = train.fit(field, train.CrossFlow(), data, steps=1500)
+        run   = train.fit(field, train.CrossFlow(), data, steps=2000)
         x     = crossflow.generate(run.field, embed(["red apple", "beer mug"]), guidance=2.0)
         """.replace("        ", "")
     )
     embed, seed = EmojiCaptions(), tour.options.seed
     source = embed(list(ASKED))
-    for seeds, title in ((seed, "one"), (seed + 1, "another")):
-        x = crossflow.generate(run.field, source, steps=25, guidance=GUIDANCE, seed=seeds)
-        page.picture(_sheet(data, x), f"{', '.join(ASKED)}: {title} sample of each", sharp=True)
+    for sampled, title in ((False, "from the mean of each caption's latents"), (True, "from a sample of them")):
+        x = crossflow.generate(run.field, source, steps=25, guidance=GUIDANCE, seed=seed, sampled=sampled)
+        page.picture(_sheet(data, x), f"{', '.join(ASKED)}: {title}", sharp=True)
     first, last = (crossflow.start(run.field, source[k : k + 1], sampled=False)[0] for k in (1, 3))
     line = crossflow.flow(run.field, crossflow.interpolate(first, last, 10), steps=25, guidance=GUIDANCE)
     page.picture(_sheet(data, line), f"From {ASKED[1]} to {ASKED[3]}: flows from between their latents", sharp=True)
