@@ -63,14 +63,14 @@ class AtTimes(TimeDistribution):
     """Each of some times with the same chance.
 
     Args:
-            points: Times in [0, 1], increasing.
+        points: Times in [0, 1], increasing.
 
     Raises:
-            TimeError: For no times, or times that do not increase inside [0, 1].
+        TimeError: For no times, or times that do not increase inside [0, 1].
 
     Example:
-            >>> AtTimes((0.0, 0.5)).sample(4, Draws(torch.arange(4)))
-    @@
+        >>> AtTimes((0.0, 0.5)).sample(4, Draws(torch.arange(4)))
+        tensor([0.0000, 0.5000, 0.0000, 0.0000], dtype=torch.float64)
     """
 
     points: tuple[float, ...]
