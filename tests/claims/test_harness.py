@@ -63,8 +63,8 @@ def test_seeds_must_be_some_and_different(seeds):
 
 
 def test_a_planned_method_has_no_claim_to_run():
-    with pytest.raises(OptionError, match=r"boss.*planned and has no claim yet"):
-        load_claim("boss")
+    with pytest.raises(OptionError, match=r"arflow.*planned and has no claim yet"):
+        load_claim("arflow")
 
 
 def test_an_unknown_method_is_refused_before_any_work():

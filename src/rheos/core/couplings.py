@@ -281,8 +281,8 @@ def coupling(name: str | Coupling) -> Coupling:
         OptionError: For "sinkhorn", whose epsilon has no scale-free default.
 
     Example:
-        >>> coupling("exact-ot")
-        ExactOT(power=2.0)
+        >>> coupling("exact-ot").power
+        2.0
     """
     if isinstance(name, Coupling):
         return name

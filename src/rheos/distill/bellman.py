@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self, cast, final, overload
+from typing import Any, cast, final, overload
 
 import torch
 from jaxtyping import Float64
@@ -111,7 +111,7 @@ class BellmanCosts:
         return write_whole(path, json.dumps(about) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, field: Field | None = None) -> Self:
+    def load(cls, path: str | Path, field: Field | None = None) -> "BellmanCosts":
         """Read what `save` wrote.
 
         Args:
@@ -217,7 +217,7 @@ class BellmanSchedule(Sequence[float]):
         return write_whole(path, json.dumps(about, indent=1) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path, field: Field | None = None) -> Self:
+    def load(cls, path: str | Path, field: Field | None = None) -> "BellmanSchedule":
         """Read what `save` wrote.
 
         Args:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol, Self, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 from rheos.core.errors import OptionError, TimeError, check_choice
 from rheos.core.schedules import Linear, Schedule
@@ -107,7 +107,7 @@ class Grid:
             raise OptionError(f"terminal must lie in (0, 1), got {self.terminal}.")
 
     @classmethod
-    def read(cls, text: str, shift: float = 1.0) -> Self:
+    def read(cls, text: str, shift: float = 1.0) -> "Grid":
         """A grid from what a command line says: a spacing, and its shift after an @.
 
         Args:
