@@ -26,7 +26,7 @@ from rheos.sample import (
     solve,
     solver,
 )  # fmt: skip
-from strategies import mixture, randn
+from strategies import mixture, randn, untyped
 
 LEADING = sorted(n for n in SOLVERS if solver(n).leads)
 
@@ -226,8 +226,6 @@ def test_values_out_of_range_are_refused():
         draw(mixture(), 2, solver="ddim", steps=4, steers=[DualFast(lag=4)])
     with pytest.raises(OptionError, match="c has 3 coefficients for 4 steps"):
         draw(mixture(), 2, solver="ddim", steps=4, steers=[DualFast((0.0, 0.1, 0.2))])
-    with pytest.raises(OptionError, match="c is a number, or one a step, got 'auto'"):
-        DualFast("auto")
     with pytest.raises(OptionError, match="CFG is active in a part of the times only"):
         draw(mixture(labels=True), 2, solver="ddim", label=1, steers=[DualFast(), CFG(2.0, interval=(0.3, 0.7))])
     with pytest.warns(UserWarning, match=r"c = -0\.1 is negative: DualFast then averages"):
@@ -235,3 +233,9 @@ def test_values_out_of_range_are_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DualFast(1.0)
+
+
+@untyped
+def test_a_word_is_no_coefficient():
+    with pytest.raises(OptionError, match="c is a number, or one a step, got 'auto'"):
+        DualFast("auto")

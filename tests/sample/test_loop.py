@@ -12,7 +12,7 @@ from torch import nn
 from rheos.core import AffinePath, Field, JointPath, Query, Reply, Steer
 from rheos.core.errors import ConditionError, NonFiniteError, OptionError, TimeError
 from rheos.sample import SOLVERS, Loop, draw, drive, grid_for, solve, solver
-from strategies import SCHEDULES, mixture, randn
+from strategies import SCHEDULES, mixture, randn, untyped
 
 each = pytest.mark.parametrize("name", SOLVERS)
 ODE = [name for name in SOLVERS if not solver(name).stochastic]
@@ -43,6 +43,7 @@ def test_a_constant_velocity_is_followed_exactly(name, n):
     torch.testing.assert_close(there, x - start * v, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.untyped  # over a thousand solves, whose types the other tests see
 @each
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("predicts", ["velocity", "data", "noise", "v_prediction"])
@@ -275,6 +276,7 @@ def test_a_source_that_is_no_number_is_blamed_and_not_the_network():
         solve(mixture(), randn(3, 2) * torch.tensor([[1.0], [math.nan], [1.0]]), (0.0, 0.5, 1.0), "heun")
 
 
+@untyped
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -27,6 +27,7 @@ from rheos.sample import (
 from rheos.sample.multistep import Multistep
 from strategies import mixture, randn
 
+pytestmark = pytest.mark.untyped  # hundreds of long solves, whose types other tests see
 INNER, WIDE = (0.1, 0.9), (1e-3, 1 - 1e-3)
 NAMED = {name: solver(name) for name in SOLVERS if not solver(name).stochastic and not solver(name).adaptive}
 METHODS = {

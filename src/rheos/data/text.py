@@ -209,7 +209,7 @@ class T5Text(_Pretrained):
 
     Args:
         path: A folder, or the name of a model that `transformers` has or may download.
-        length: Tokens a text, padding included.
+        length: Tokens a text, padding included; None: as many as the longest.
         factor: What features are multiplied by: T5's are about 0.1, and encoders that were trained with the factor
             mean nothing without it.
         device: Where it runs.
@@ -219,7 +219,7 @@ class T5Text(_Pretrained):
     """
 
     path: str | Path
-    length: int = 77
+    length: int | None = 77
     factor: float = 10.0
     device: str = "cpu"
 
