@@ -80,6 +80,12 @@ def main(argv: Sequence[str]) -> int:
         check_choice("solver", options.solver, SOLVERS | MAPS)
     read_grid(options, 1.0)
     run = load(options.run)
+    from rheos.core.paths import JointPath
+
+    if isinstance(run.field.path, JointPath):
+        raise kit.misuse(
+            "The states of this run are pairs, which rheos sample does not draw. Use rheos.train.symmflow.generate."
+        )
     options, grid, steps = settled(options, run)
     labels = read_labels(run, options.label, options.n, options.seed)
     if options.guidance != 1 and labels is None:

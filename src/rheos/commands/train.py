@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
         kit.say(_summary(made))
         return 0
     kit.say(_summary(made))
+    from rheos.core.paths import JointPath
     from rheos.train import fit
 
     begun = time.perf_counter()
@@ -86,7 +87,9 @@ def main(argv: Sequence[str]) -> int:
         kit.emit({"run": str(options.out), "step": run.step, "loss": loss, "seconds": round(seconds, 1)})
         return 0
     kit.say(f"Trained {run.step} steps in {seconds:.0f} s, the last loss is {loss:.4g}. The run is in {options.out}.")
-    if made.flows:
+    if isinstance(run.field.path, JointPath):
+        kit.say("Its states are pairs, which rheos sample does not draw: use rheos.train.symmflow.generate and label.")
+    elif made.flows:
         kit.say(f"Draw from it:  rheos sample {options.out}")
         kit.say(f"Measure it:    rheos eval {options.out}")
     else:

@@ -87,6 +87,9 @@ class Field(nn.Module):
         """Remember the network's dtype and device: looking them up costs microseconds a call."""
         first = next((p for p in self.net.parameters() if p.is_floating_point()), None)
         self._dtype = first.dtype if first is not None else None
+        inner = (getattr(m, "config", None) for m in self.net.modules())  # the network may be in a wrapper
+        known = (c.get("classes") for c in inner if isinstance(c, dict))
+        self._classes = next((c for c in known if isinstance(c, int) and c), 0)
         self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Field":
@@ -162,7 +165,7 @@ class Field(nn.Module):
 
         The number of classes itself is the null label.
         """
-        classes = int((getattr(self.net, "config", None) or {}).get("classes", 0) or 0)
+        classes = self._classes
         if not isinstance(label, Tensor):
             raise ConditionError(f"label must be a tensor with a row a sample, got {type(label).__name__}.")
         if not classes or not label.numel() or label.device.type != "cpu" or torch.compiler.is_compiling():

@@ -77,7 +77,13 @@ class Brownian(Solver):
             raise OptionError(f"sigma must be positive and finite, got {self.sigma}.")
 
     def bind(self, path: Path, finite: tuple[float, float], gaussian: bool = True) -> "Brownian":
-        """On any source: the drift holds the score already."""
+        """On any source: the drift holds the score already.
+
+        Raises:
+            OptionError: If the path is a bridge of another sigma.
+        """
+        if isinstance(path, NoisyPath) and path.sigma != self.sigma:
+            raise OptionError(f"Brownian(sigma={self.sigma}) meets a path with sigma={path.sigma}: they must agree.")
         return replace(self, path=path, finite=finite)
 
     def jump(self, s: SolverState, value: State) -> Jump:

@@ -152,8 +152,13 @@ class ConcatCondition(Net):
                 f"mask must be whole numbers of shape ({len(x)}, {size[0]}, {size[1]}), got {mask.dtype} "
                 f"{tuple(mask.shape)}."
             )
-        if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool((mask > self.maps).any()):
-            raise ConditionError(f"mask must lie in 0 .. {self.maps - 1}, got {int(mask.max())}.")
+        if (
+            mask.device.type == "cpu"
+            and not torch.compiler.is_compiling()
+            and bool(((mask < 0) | (mask > self.maps)).any())
+        ):
+            found = int(mask.min()) if bool((mask < 0).any()) else int(mask.max())
+            raise ConditionError(f"mask must lie in 0 .. {self.maps - 1}, got {found}.")
         if tuple(mask.shape[1:]) == (1, 1):
             mask = mask.expand(-1, *size)
         if tuple(mask.shape[1:]) != size:
