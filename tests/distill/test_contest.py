@@ -1,5 +1,6 @@
 """A contest on networks that are tiny: what is compared, not who wins."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,33 @@ def test_options_that_make_no_contest_are_refused() -> None:
             ContestOptions(**bad)  # type: ignore[arg-type]
     with pytest.raises(UnknownOptionError, match="did you mean 'reflow'"):
         ContestOptions(methods=("reflo",))
+
+
+def test_a_second_contest_replaces_the_winner_and_a_failing_judge_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    data = load("moons", limit=200)
+    torch.manual_seed(0)
+    field = core.Field(nets.MLP(2, hidden=8, depth=1, time_features=8), shape=(2,))
+    real = data.batch(torch.arange(200)).x
+
+    def run(method: str) -> dict[str, object]:
+        options = ContestOptions((1,), (method,), seconds=1.0, samples=20, teacher=QUICK)
+        contest(
+            field, lambda x, _, __: {"d": metrics.sliced_wasserstein(x, real)}, data, out=tmp_path, options=options,
+            progress=False,
+        )  # fmt: skip
+        return json.loads((tmp_path / "winner-1" / "config.json").read_text())["field"]
+
+    assert run("reflow")["kind"] == "Field"
+    assert run("splitmeanflow")["kind"] == "FlowMapField"
+
+    def blind(x: Tensor, label: Tensor | None, part: str) -> dict[str, float]:
+        if x.shape[0] and not torch.equal(x, x.clamp(-1e-9, 1e-9)):
+            return {"d": float("nan")}
+        return {"d": 1.0}
+
+    found = contest(field, blind, data, out=tmp_path / "b", progress=False,
+                    options=ContestOptions((1,), ("reflow",), seconds=1.0, samples=20, teacher=QUICK))  # fmt: skip
+    assert found.best(1) is None
+    assert found.runs == {}

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         raise kit.misuse(f"--n must be at least 20, half to choose by and half to report, got {options.n}.")
     from rheos.distill import METHODS, ContestOptions, contest
 
-    names = () if options.methods == "all" else tuple(options.methods.split(","))
+    names = () if options.methods == "all" else tuple(name.strip() for name in options.methods.split(","))
     how = ContestOptions(
         evaluations=tuple(counts), methods=names, seconds=seconds, guidance=options.guidance, samples=options.n,
         seed=options.seed,

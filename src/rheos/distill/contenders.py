@@ -91,16 +91,14 @@ class Contender:
         make: Trains it.
         every: Whether one training serves every number of evaluations.
         draws: Network calls a row of what it draws of its own before it trains.
+        most: Rows of that, at most.
     """
 
     name: str
     make: Make
     every: bool = True
     draws: int = 0
-
-    def preparation(self, stage: Stage, k: int, trial: float) -> float:
-        """Seconds before training begins, from a trial with 64 rows."""
-        return trial * max(1.0, len(stage.pairs) / 64) if self.draws else trial
+    most: int = 1 << 30
 
 
 def _reflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
@@ -156,7 +154,7 @@ def smaller(net: torch.nn.Module) -> torch.nn.Module:
     config = dict(getattr(net, "config", None) or {})
     for name in ("width", "hidden", "dim"):
         if isinstance(config.get(name), int) and type(net).__name__ in ("UNet", "MLP", "DiT"):
-            made: torch.nn.Module = type(net)(**{**config, name: max(8, config[name] // 2)})
+            made: torch.nn.Module = type(net)(**{**config, name: max(4, config[name] // 2)})
             return made
     raise OptionError(f"slimflow needs a smaller network, and {type(net).__name__} has no width to halve.")
 
@@ -168,7 +166,7 @@ METHODS: dict[str, Contender] = {
         Contender("rfpp", _rfpp),
         Contender("instaflow", _instaflow, every=False, draws=8),
         Contender("slimflow", _slimflow, every=False),
-        Contender("boss", _boss, every=False, draws=40),
+        Contender("boss", _boss, every=False, draws=40, most=2000),
         Contender("splitmeanflow", _splitmeanflow),
         Contender("mdt_dist", _mdt_dist),
         Contender("consistency", _consistency),

@@ -8,6 +8,9 @@ Winners are chosen on one set of samples and reported on another.
 """
 
 import json
+import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -70,6 +73,8 @@ class ContestOptions:
             raise OptionError(f"seconds must be positive and samples at least 4, got {self.seconds}, {self.samples}.")
         for name in self.methods:
             check_choice("method", name, METHODS)
+        if len(set(self.methods)) < len(self.methods):
+            raise OptionError(f"Each method is tried once, got {self.methods}.")
 
 
 @final
@@ -123,7 +128,8 @@ class Contest:
 
     def best(self, evaluations: int) -> Entry | None:
         """The winner of one number of evaluations, by the samples for choosing; None where nothing worked."""
-        fit = [e for e in self.entries if e.evaluations == evaluations and e.steps and e.figures is not None]
+        lines = [e for e in self.entries if e.evaluations == evaluations and e.steps and e.figures is not None]
+        fit = [e for e in lines if math.isfinite(e.chosen_by)]
         return min(fit, key=lambda e: e.chosen_by, default=None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,15 +195,27 @@ def contest(
             if isinstance(made, str):
                 entries.append(Entry(name, k, error=made))
                 continue
-            entry, pictures[name, k] = _measured(name, k, made.run.field, judge, how, drawn_with)
+            try:
+                entry, pictures[name, k] = _measured(name, k, made.run.field, judge, how, drawn_with)
+            except RheosError as error:  # a student that diverged
+                entries.append(Entry(name, k, error=str(error), steps=made.steps, seconds=made.seconds))
+                continue
             entries.append(replace(entry, steps=made.steps, seconds=made.seconds))
             runs[name, k] = made.run
     found = Contest(tuple(entries), len(store), drawn, {}, pictures)
     winners = {k: runs[e.method, k] for k in how.evaluations if (e := found.best(k)) is not None}
     for k, run in winners.items():
-        if not (folder / f"winner-{k}").exists():
-            run.save(folder / f"winner-{k}")
+        _replace(run, folder / f"winner-{k}")
     return replace(found, runs=winners)
+
+
+def _replace(run: Run, place: Path) -> None:
+    """The run at a place, whole before what was there goes."""
+    fresh = place.with_name(f".{place.name}.{os.getpid()}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    run.save(fresh)
+    shutil.rmtree(place, ignore_errors=True)
+    fresh.replace(place)
 
 
 def own_samples(store: PairStore) -> Data:
@@ -272,12 +290,26 @@ def _steps(method: Contender, stage: Stage, k: int, seconds: float) -> int:
     """Optimiser steps that fit: from a short and a longer trial, whose difference has no preparation in it."""
     quick = replace(stage, progress=False)
     spent = []
-    for steps in (4, 16):
+    for steps in (4, 4, 20):  # the first one warms up
         begun = time.perf_counter()
         method.make(quick, k, steps, min(64, len(stage.pairs)), None)
         spent.append(time.perf_counter() - begun)
-    each = max((spent[1] - spent[0]) / 12, 1e-4)
-    return max(16, int((seconds - method.preparation(stage, k, spent[0])) / each))
+    few, many = spent[1:]
+    each = (many - few) / 16
+    if each < 0.2 * many / 20:  # noise: a step costs no more than its share of the longer trial
+        each = many / 20
+    return max(16, int((seconds - few - _drawing(method, stage)) / each))
+
+
+def _drawing(method: Contender, stage: Stage) -> float:
+    """Seconds of what a method draws of its own before it trains."""
+    if not method.draws:
+        return 0.0
+    few, field = 32, stage.field
+    given: dict[str, Any] = dict(_labels(field, few) if stage.cond is None else stage.rows(few) or {})
+    begun = time.perf_counter()
+    draw_solution(field, few, steps=method.draws, solver="euler", **given)
+    return (time.perf_counter() - begun) / few * min(len(stage.pairs), method.most)
 
 
 def _measured(
