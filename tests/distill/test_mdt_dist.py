@@ -378,3 +378,24 @@ def test_half_precision_with_a_small_step_cancels():
     plan = loss.prepare(field, randn(4, 2).half(), {}, Draws(row_seeds(0, 4)))
     with pytest.raises(OptionError, match="cancels in float16"):
         loss.loss(field, plan)
+
+
+def test_distillation_jumps_from_the_noise_that_sampling_begins_with():
+    """On VE the source has the standard deviation 50, not 1."""
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x, t):
+            seen.append((float(t.max()), float(x.detach().std())))
+            return self.weight * x
+
+    field = transport(Field(Spy(), "ve", shape=(2,)))
+    loss = TransportLoss(Teacher(GaussianMixtureField([[1.0, 1.0]], [0.4], path="ve")), matching=0.0, distillation=1.0)
+    plan = loss.prepare(field, randn(512, 2).float(), {}, Draws(row_seeds(0, 512)))
+    loss.loss(field, plan)
+    start = field.path.law.sigma(0.0)
+    assert any(t < 1e-2 and spread == pytest.approx(start, rel=0.1) for t, spread in seen)

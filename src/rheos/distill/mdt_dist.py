@@ -24,8 +24,9 @@ from rheos.core.field import Field
 from rheos.core.flowmap import FlowMapField, TransportField
 from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.packed import masked_mean
+from rheos.core.paths import AffinePath
 from rheos.core.query import Query
-from rheos.core.state import State, add, rows
+from rheos.core.state import State, add, rows, scale
 from rheos.data.dataset import Data
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
@@ -174,8 +175,9 @@ class TransportLoss:
         return self.matching * losses * scale.to(losses), losses.detach().mean()
 
     def _distil(self, field: Field, plan: Plan, t: Tensor, present: Tensor | None) -> Tensor:
-        z = _kept(plan.extra["first"], present)
         start = torch.zeros_like(t).clamp(min=field.finite[0])
+        level = cast(AffinePath, field.path).law.sigma(start)  # sampling begins with this noise
+        z = _kept(cast(Tensor, scale(level, plan.extra["first"])), present)
         jump = _ask(field, z, start, plan.cond)
         with torch.no_grad():
             fake = cast(Tensor, add(z, 1 - start, jump.detach()))
