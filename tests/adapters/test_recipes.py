@@ -10,7 +10,7 @@ from torch import Tensor
 from rheos.adapters import Semantics, from_scheduler
 from rheos.core import GaussianMixtureField
 from rheos.core.errors import OptionError, UnknownOptionError
-from rheos.sample import SOLVERS, solve
+from rheos.sample import solve
 
 STABLE: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW: dict[str, Any] = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -99,7 +99,6 @@ def test_heun_spends_one_call_less_than_two_a_step() -> None:
     assert solve(field, torch.randn(1, 2).double(), recipe.times(5), recipe.solver).calls == 9
 
 
-@pytest.mark.skipif("deis" not in SOLVERS, reason="this solver is not there")
 def test_deis_is_near_and_says_in_what_it_differs(noise: Tensor) -> None:
     scheduler = diffusers.DEISMultistepScheduler(**STABLE)
     recipe = from_scheduler(scheduler, approximate=True)

@@ -202,7 +202,8 @@ def test_damaged_foreign_and_absent_codecs_are_refused(tmp_path):
 
 
 def small_kl(**more):
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
+
     net = diffusers.AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4, **more,
@@ -238,7 +239,8 @@ def test_means_and_deviations_of_channels_are_read_as_the_adapters_read_them():
 
 
 def test_diffusers_tiny_autoencoder_has_no_posterior():
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
+
     net = diffusers.AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
     codec = LatentCodec(net.eval().requires_grad_(False))
     x = torch.rand(2, 3, 16, 16)

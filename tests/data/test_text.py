@@ -68,7 +68,6 @@ def test_captions_of_like_meaning_lie_close():
 
 @needs_model
 def test_the_model_gives_what_is_stored_up_to_a_byte_a_number():
-    pytest.importorskip("transformers")
     texts = ["grinning face", "beer mug", "flag of Norway"]
     known = [t for t in texts if t in set(data.load("emoji").columns["caption"])]
     a, b = MiniLM()(known), EmojiCaptions()(known)
@@ -77,7 +76,6 @@ def test_the_model_gives_what_is_stored_up_to_a_byte_a_number():
 
 @needs_model
 def test_a_sentence_does_not_depend_on_its_neighbours_or_their_length():
-    pytest.importorskip("transformers")
     embed = MiniLM()
     both = embed(["a cat", "a very long sentence about nothing in particular"])
     torch.testing.assert_close(both[:1], embed(["a cat"]), rtol=1e-4, atol=1e-4)
@@ -103,8 +101,9 @@ def test_minilm_refuses_what_it_cannot_do(monkeypatch):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a tiny tokenizer, into which a tiny random model is saved."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers
+    import transformers
+
     vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "cat", "dog"])}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

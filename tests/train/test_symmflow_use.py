@@ -159,7 +159,8 @@ def test_a_doubled_unet_is_the_old_one_twice_when_the_semantics_are_zero(concat:
 
 
 def test_a_doubled_diffusers_unet_keeps_its_prompt_and_passes_times_as_they_are() -> None:
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
+
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,

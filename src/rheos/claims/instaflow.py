@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from rheos.claims.found import Found
 from rheos.claims.harness import Say
 from rheos.claims.record import Figure, Outcome, spread
 from rheos.claims.teacher import Bench, bench, train_teacher
@@ -45,23 +45,6 @@ class Budget:
 
 
 QUICK = Budget(teacher=800, pairs=1500, reflow=500, distil=(100, 300), rows=500)
-
-
-@final
-@dataclass
-class Found:
-    """Values by figure, one a seed, and samples of the first seed."""
-
-    values: Values = field(default_factory=dict)
-    pictures: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, name: str, value: float) -> None:
-        """A value of the present seed."""
-        self.values.setdefault(name, []).append(value)
-
-    def mean(self, name: str) -> float:
-        """Over seeds."""
-        return fmean(self.values[name])
 
 
 @final

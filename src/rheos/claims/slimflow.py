@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar, final
@@ -10,6 +10,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from rheos.claims.found import Found
 from rheos.claims.harness import Say
 from rheos.claims.heads import Gated
 from rheos.claims.record import Figure, Outcome, spread
@@ -52,23 +53,6 @@ class Budget:
 
 
 QUICK = Budget(teacher=800, pairs=1500, reflow=800, distil=500, rows=500)
-
-
-@final
-@dataclass
-class Found:
-    """Values by figure, one a seed, and samples of the first seed."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    pictures: dict[str, Tensor] = field(default_factory=dict)
-
-    def add(self, name: str, value: float) -> None:
-        """A value of the present seed."""
-        self.values.setdefault(name, []).append(value)
-
-    def mean(self, name: str) -> float:
-        """Over seeds."""
-        return fmean(self.values[name])
 
 
 @final

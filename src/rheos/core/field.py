@@ -8,7 +8,7 @@ the path's algebra from the head's own output.
 import copy
 from collections.abc import Callable
 from numbers import Real
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -273,6 +273,11 @@ class Field(nn.Module):
         else:
             raise OptionError(f"A {type(self).__name__} cannot start a student by its raw output. Give a student.")
         return copied.requires_grad_(True)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a field made of this one's network keeps: shift, gaussian, shape and value range, as arguments."""
+        return {name: getattr(self, name) for name in ("shift", "gaussian", "shape", "value_range")}
 
     def extra_repr(self) -> str:
         """What stands in print(field)."""

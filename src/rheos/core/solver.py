@@ -145,8 +145,12 @@ class Solver(ABC):
         """
 
     def kick(self, s: SolverState, noise: State) -> SolverState:
-        """The state with noise added at the start of an interval; only for methods that `kicks`."""
-        raise NotImplementedError
+        """The state with noise added at the start of an interval.
+
+        Raises:
+            OptionError: Unless the method `kicks`.
+        """
+        raise OptionError(f"{type(self).__name__} adds no noise before a step.")
 
     def jump(self, s: SolverState, value: State) -> Jump:
         """The Gaussian step that `tell` would take; reinforcement learning recomputes it.

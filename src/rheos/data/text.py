@@ -6,6 +6,7 @@ those that count. All bring their features to a root mean square of about one, w
 
 import math
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -96,14 +97,15 @@ def _transformers(feature: str) -> Any:
     return transformers
 
 
-class _Pretrained:
+class _Pretrained(ABC):
     """A text model of `transformers` and its tokenizer, read when they are first needed."""
 
     path: str | Path
     device: str
 
+    @abstractmethod
     def _class(self, transformers: Any) -> Any:
-        raise NotImplementedError
+        """The model's class in the library."""
 
     @cached_property
     def parts(self) -> tuple[Any, Any]:

@@ -11,10 +11,8 @@ https://arxiv.org/abs/2312.16414
 
 import copy
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -29,6 +27,7 @@ from rheos.distill.bellman import BellmanCosts, bellman_costs
 from rheos.distill.bellman_search import BellmanSearch
 from rheos.distill.chords import ChordMatching
 from rheos.distill.fine import check_fine, nodes
+from rheos.distill.kit import workplace
 from rheos.distill.pairs import fingerprint
 from rheos.distill.segments import Filter, SegmentRecipe, SegmentStore, generate_segments
 from rheos.show import progress_bar
@@ -132,7 +131,7 @@ def boss(
     names = tuple(teacher.config["data"]["class_names"]) if isinstance(teacher, Run) else ()
     _check(field, evaluations, how)
     student = _student(field, how.lora)
-    with _folder(out) as folder:
+    with workplace(out) as folder:
         shard = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))) if out is not None else (0, 1)
         times = _times(field, evaluations, how, folder, cond, shard[0] > 0, progress)
         with progress_bar("segments", how.rows, progress) as advance:
@@ -259,12 +258,3 @@ def _student(field: Field, rank: int) -> Field:
         adapted, student.path, student.predicts, gaussian=student.gaussian, shape=student.shape,
         value_range=student.value_range,
     )  # fmt: skip
-
-
-@contextmanager
-def _folder(out: str | Path | None) -> Iterator[Path]:
-    if out is not None:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory(prefix="rheos-") as folder:
-        yield Path(folder)

@@ -17,7 +17,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from rheos.core.base import Cond, Context, Loss, Source
+from rheos.core.base import Cond, Context, Loss
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
@@ -27,6 +27,7 @@ from rheos.core.query import Query
 from rheos.core.state import State, add, rows
 from rheos.data.dataset import Data
 from rheos.distill.mdt_dist import transport
+from rheos.distill.paired import Averaged, Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
 
@@ -35,7 +36,7 @@ __all__ = ["Consistency", "consistency"]
 
 @final
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(Paired, Averaged):
     """An objective of `train.fit` for a `TransportField`.
 
     Args:
@@ -69,47 +70,9 @@ class Consistency:
                 f"delta must be shorter than a phase and phases at least 1, got {self.delta} and {self.phases}."
             )
 
-    @property
-    def pairing(self) -> FlowMatching:
-        """Coupling, source, times, premetric."""
-        return cast(FlowMatching, self.flow)
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether x0 is N(0, I) independent of x1 under this objective."""
-        return self.pairing.gaussian
-
-    @property
-    def source(self) -> Source:
-        """The law at t = 0."""
-        return self.pairing.parts.source
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """Columns of the batch that the source uses up."""
-        return self.pairing.consumes
-
     def ends(self, t: Tensor) -> Tensor:
         """The end of the phase that each time lies in."""
         return ((t * self.phases).floor() + 1).clamp(max=self.phases) / self.phases
-
-    def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "Consistency":
-        """Fix what the coupling measures on a pilot batch."""
-        return replace(self, flow=self.pairing.calibrate(x1, cond, draws))
-
-    def averaging(self, swap: Callable[[], AbstractContextManager[Any]] | None) -> "Consistency":
-        """This objective, with the average of weights that training keeps.
-
-        Raises:
-            OptionError: If targets come from the average and training keeps none.
-        """
-        if not self.averaged:
-            return self
-        if swap is None:
-            raise OptionError("averaged=True takes targets from the average of weights; train with Options(ema=0.999).")
-        made = replace(self)
-        object.__setattr__(made, "_swap", swap)
-        return made
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, times.

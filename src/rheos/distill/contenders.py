@@ -61,8 +61,7 @@ class Stage:
         field = self.field
         if type(field) is Field or not hasattr(field, "encode_prompt"):
             return field
-        about = {name: getattr(field, name) for name in ("shift", "gaussian", "shape", "value_range")}
-        return Field(field.net, field.path, field.predicts, **about)
+        return Field(field.net, field.path, field.predicts, **field.about)
 
     @property
     def shared(self) -> dict[str, Any]:

@@ -12,14 +12,14 @@ https://arxiv.org/abs/2505.13447
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor
 
 from rheos.core.adaptive import Adaptive
-from rheos.core.base import Cond, Context, Loss, Source, TimeDistribution
+from rheos.core.base import Cond, Context, Loss, TimeDistribution
 from rheos.core.derivative import Derivative
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, check_choice
@@ -31,6 +31,7 @@ from rheos.core.premetrics import MSE
 from rheos.core.state import State, add, lerp, rows, where_rows
 from rheos.core.time_laws import LogitNormal
 from rheos.core.times import TwoTimes, shifted
+from rheos.distill.paired import Averaged, Paired
 from rheos.distill.teacher import Teacher, refuse_shared
 
 __all__ = ["FlowMapLoss", "Target", "split_target"]
@@ -42,7 +43,7 @@ _OWN = ("apart", "lam", "dropped", "scales")
 
 @final
 @dataclass(frozen=True)
-class FlowMapLoss:
+class FlowMapLoss(Paired, Averaged):
     r"""$d(u_\theta(x_s, s, t), \mathrm{sg}(\text{target}))$ over data, noise and intervals; for `train.fit`.
 
     Where s = t the target is the velocity: the teacher's with its guidance, or else the path's, $x_1 - x_0$. Elsewhere:
@@ -138,39 +139,6 @@ class FlowMapLoss:
         if self.teacher is not None:
             return self.teacher.scale
         return self.guidance[0] / (1 - self.guidance[1])
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether x0 is N(0, I) independent of x1 under this objective."""
-        return self.pairing.gaussian
-
-    @property
-    def source(self) -> Source:
-        """The law at t = 0."""
-        return self.parts.source
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """Columns of the batch that the source uses up."""
-        return self.pairing.consumes
-
-    def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "FlowMapLoss":
-        """Fix what the coupling measures on a pilot batch."""
-        return replace(self, flow=self.pairing.calibrate(x1, cond, draws))
-
-    def averaging(self, swap: Callable[[], AbstractContextManager[Any]] | None) -> "FlowMapLoss":
-        """This objective, with the average of weights that training keeps.
-
-        Raises:
-            OptionError: If targets come from the average and training keeps none.
-        """
-        if not self.averaged:
-            return self
-        if swap is None:
-            raise OptionError("averaged=True takes targets from the average of weights; train with Options(ema=0.999).")
-        made = replace(self)
-        object.__setattr__(made, "_swap", swap)
-        return made
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, intervals, split points.

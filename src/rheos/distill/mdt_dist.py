@@ -9,14 +9,14 @@ Reference: MDT-dist, Zhou et al. (2025), https://arxiv.org/abs/2509.04406, eq. 8
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, final
 
 import torch
 from torch import Tensor
 
-from rheos.core.base import Cond, Context, Loss, Source
+from rheos.core.base import Cond, Context, Loss
 from rheos.core.derivative import Derivative, inject_gradient
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError
@@ -28,6 +28,7 @@ from rheos.core.paths import AffinePath
 from rheos.core.query import Query
 from rheos.core.state import State, add, rows, scale
 from rheos.data.dataset import Data
+from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
 
@@ -38,7 +39,7 @@ _OWN = ("first", "second", "scales", "scales of distillation")
 
 @final
 @dataclass(frozen=True)
-class TransportLoss:
+class TransportLoss(Paired):
     r"""$\lambda_{VM} L_{VM} + \lambda_{VD} L_{VD}$; an objective of `train.fit` for a `TransportField`.
 
     $L_{VM} = \lVert \phi(x_t, t) - \mathrm{sg}(v_T + (1 - t) \frac{d}{dt} \phi) \rVert^2$ on noised data. $L_{VD}$ has
@@ -86,30 +87,6 @@ class TransportLoss:
             raise OptionError(f"after counts steps, at least 0, got {self.after}.")
         if self.guidance not in (None, 1.0) and not self.teacher.field.conditions:
             raise OptionError(f"guidance {self.guidance} needs a conditional teacher; this one takes no conditions.")
-
-    @property
-    def pairing(self) -> FlowMatching:
-        """Coupling, source, times."""
-        return cast(FlowMatching, self.flow)
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether x0 is N(0, I) independent of x1 under this objective."""
-        return self.pairing.gaussian
-
-    @property
-    def source(self) -> Source:
-        """The law at t = 0."""
-        return self.pairing.parts.source
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """Columns of the batch that the source uses up."""
-        return self.pairing.consumes
-
-    def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "TransportLoss":
-        """Fix what the coupling measures on a pilot batch."""
-        return replace(self, flow=self.pairing.calibrate(x1, cond, draws))
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, times; and the two noises of distillation, once it has begun.
@@ -243,8 +220,7 @@ def transport(teacher: Field, baked: float = 1.0) -> TransportField:
         raise OptionError(
             f"A {type(teacher).__name__} is a field of its own kind. Distil the field that it is made of."
         )
-    about = {name: getattr(teacher, name) for name in ("shift", "gaussian", "shape", "value_range")}
-    made = TransportField(copy.deepcopy(teacher.net), teacher.path, teacher.predicts, baked=baked, **about)
+    made = TransportField(copy.deepcopy(teacher.net), teacher.path, teacher.predicts, baked=baked, **teacher.about)
     return made.train().requires_grad_(True)
 
 

@@ -7,14 +7,14 @@ Reference: Progressive Distillation, Salimans & Ho (2022), https://arxiv.org/abs
 cosine schedules with DDIM, which is Euler on the linear path.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, final
 
 import torch
 from torch import Tensor
 
-from rheos.core.base import Cond, Context, Loss, Source
+from rheos.core.base import Cond, Context, Loss
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
@@ -24,6 +24,7 @@ from rheos.core.query import Query
 from rheos.core.state import State, add
 from rheos.data.dataset import Data
 from rheos.distill.mdt_dist import transport
+from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
 
@@ -32,7 +33,7 @@ __all__ = ["Halving", "progressive"]
 
 @final
 @dataclass(frozen=True)
-class Halving:
+class Halving(Paired):
     """One round: an objective of `train.fit` for a field that takes `steps` Euler steps.
 
     Args:
@@ -53,30 +54,6 @@ class Halving:
             raise OptionError(f"steps must be at least 1, got {self.steps}.")
         if self.flow is None:
             object.__setattr__(self, "flow", FlowMatching(dropout=0.0))
-
-    @property
-    def pairing(self) -> FlowMatching:
-        """Coupling, source, premetric."""
-        return cast(FlowMatching, self.flow)
-
-    @property
-    def gaussian(self) -> bool:
-        """Whether x0 is N(0, I) independent of x1 under this objective."""
-        return self.pairing.gaussian
-
-    @property
-    def source(self) -> Source:
-        """The law at t = 0."""
-        return self.pairing.parts.source
-
-    @property
-    def consumes(self) -> tuple[str, ...]:
-        """Columns of the batch that the source uses up."""
-        return self.pairing.consumes
-
-    def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "Halving":
-        """Fix what the coupling measures on a pilot batch."""
-        return replace(self, flow=self.pairing.calibrate(x1, cond, draws))
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, and a time of the grid for each row.

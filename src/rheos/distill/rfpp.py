@@ -12,9 +12,7 @@ Reference: Improving the Training of Rectified Flows, Lee et al. (2024), https:/
 """
 
 import copy
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
@@ -34,6 +32,7 @@ from rheos.core.sources import FromCondition
 from rheos.core.time_laws import UShape
 from rheos.data.dataset import Data
 from rheos.distill.inverted import MixedPairs, invert_pairs
+from rheos.distill.kit import workplace
 from rheos.distill.pairs import Recipe, generate
 from rheos.distill.store import PairStore
 from rheos.metrics.perceptual import check_pictures, perceptual, usual_features
@@ -257,7 +256,7 @@ def rfpp(
     if not isinstance(pairs, int) and how.rounds > 1:
         raise OptionError("Given pairs are those of the first round; with rounds above 1 say how many to draw.")
     real = _real(teacher, data) if real_fraction else None
-    with _folder(out) as folder:
+    with workplace(out) as folder:
         work = _Work(folder, out is not None, how, options, evaluations, _names(teacher, data), progress)
         field, run = work.on_line(field), None
         for k in range(1, how.rounds + 1):
@@ -363,12 +362,3 @@ def _known(pairs: PairStore | Data | str | Path) -> tuple[Data, Source]:
         return pairs, FromCondition("x0")
     store = pairs if isinstance(pairs, PairStore) else PairStore(pairs)
     return store.data(), store.source
-
-
-@contextmanager
-def _folder(out: str | Path | None) -> Iterator[Path]:
-    if out is not None:
-        yield Path(out)
-        return
-    with tempfile.TemporaryDirectory(prefix="rheos-") as folder:
-        yield Path(folder)

@@ -49,8 +49,7 @@ def student(teacher: Field, baked: float = 1.0) -> FlowMapField:
         )
     else:
         net = copy.deepcopy(teacher.net)
-        about = {name: getattr(teacher, name) for name in ("shift", "gaussian", "shape", "value_range")}
-        made = FlowMapField(TwoTimeAdapter(net), teacher.path, teacher.predicts, baked=baked, **about)
+        made = FlowMapField(TwoTimeAdapter(net), teacher.path, teacher.predicts, baked=baked, **teacher.about)
     return made.train().requires_grad_(True)
 
 
