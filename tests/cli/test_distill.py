@@ -1,7 +1,10 @@
 import json
+import re
 
+import numpy as np
 import pytest
 
+from rheos.cli import main
 from rheos.commands.distill import seconds_of
 
 FEW = ("--evaluations", "1,2", "--n", "40", "--budget", "4s", "--methods", "reflow,splitmeanflow,boss")
@@ -10,7 +13,6 @@ FEW = ("--evaluations", "1,2", "--n", "40", "--budget", "4s", "--methods", "refl
 @pytest.fixture(scope="module")
 def blobs_run(tmp_path_factory):
     """A run of a few steps in the plane, with enough rows held out."""
-    from rheos.cli import main
 
     folder = tmp_path_factory.mktemp("runs") / "moons"
     words = ["train", "--data", "moons", "--out", str(folder), "--steps", "4"]
@@ -77,3 +79,29 @@ def test_bad_usage_is_one_sentence(rheos, blobs_run, words, text):
     assert told.code == 2
     assert text in told.err
     assert told.err.count("\n") == 1
+
+
+@pytest.fixture
+def few_rows(tmp_path):
+    """Makes a run on a file of so many rows."""
+
+    def run(rows):
+        np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(rows, 2)).astype("float32"))
+        words = ["train", "--data", str(tmp_path / "rows.npy"), "--out", str(tmp_path / "run"), "--steps", "2"]
+        assert main(words) == 0
+        return tmp_path / "run"
+
+    return run
+
+
+def test_with_few_held_out_rows_samples_are_compared_with_training_rows(rheos, few_rows, tmp_path):
+    words = ("--evaluations", "1", "--n", "20", "--budget", "1s", "--methods", "reflow")
+    told = rheos("distill", few_rows(100), *words, "--out", tmp_path / "out")
+    assert told.code == 0
+    assert re.search(r"Only \d+ rows were held out, so samples are compared with training rows", told.err)
+
+
+def test_a_run_on_too_few_rows_is_refused(rheos, few_rows):
+    told = rheos("distill", few_rows(30))
+    assert told.code == 2
+    assert re.search(r"compared on 40 rows at least; this run trained on \d+", told.err)
