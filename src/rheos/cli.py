@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "tour": "See it all once: train, sample, straighten and steer a flow, and write a report.",
     "train": "Train a flow on your data: a folder of pictures, a .npz file, or a built-in set.",
     "sample": "Draw samples from a trained flow.",
+    "label": "Read labels or masks off pictures, by a flow that was trained for it (symmflow).",
     "eval": "Measure a trained flow: quality against the number of network calls.",
     "tune": "Find the solver and the time grid that follow a trained flow best.",
     "distill": "Make a trained flow few-step: try the methods at equal budget, and keep the best.",

@@ -51,7 +51,7 @@ def test_a_text_autoencoder_learns_to_give_words_back():
 
 def test_the_stored_captions_are_the_data_sets_own_and_of_unit_size():
     emoji = data.load("emoji")
-    made = crossflow.embedded(emoji, EmojiCaptions())
+    made = data.embedded(emoji, EmojiCaptions())
     rows = made.columns["embedding"]
     assert rows.shape == (len(emoji), 384)
     torch.testing.assert_close(rows.square().mean(1), torch.ones(len(emoji)))

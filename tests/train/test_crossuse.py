@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from rheos.core.errors import ConditionError, OptionError, ShapeError
-from rheos.data import About, Data
+from rheos.core.errors import OptionError, ShapeError
 from rheos.train import crossflow
 
 
@@ -23,19 +22,3 @@ def test_latents_mix_on_a_line_and_add_like_vectors():
         crossflow.combine((1, a), (1, b[0]))
     with pytest.raises(OptionError, match="Nothing to add"):
         crossflow.combine()
-
-
-def test_captions_are_embedded_once_each_and_masks_travel_along():
-    asked = []
-
-    def embed(texts):
-        asked.extend(texts)
-        return torch.randn(len(texts), 2, 3), torch.ones(len(texts), 2, dtype=torch.bool)
-
-    one = Data(torch.zeros(3, 2), {"caption": ["b", "a", "b"], "label": torch.zeros(3).long()}, About("x", ("k",)))
-    made = crossflow.embedded(one, embed, also=["label"])
-    assert asked == ["b", "a"]
-    assert torch.equal(made.columns["embedding"][0], made.columns["embedding"][2])
-    assert set(made.batch(torch.tensor([0])).cond) == {"embedding", "embedding_mask", "label"}
-    with pytest.raises(ConditionError, match="no column of text 'title'"):
-        crossflow.embedded(one, embed, "title")

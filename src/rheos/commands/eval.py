@@ -78,21 +78,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _line(run: "Run", yard: Yardstick, steps: int, options: Options) -> dict[str, Any]:
-    from rheos.commands.sample import read_labels
-    from rheos.sample import draw_solution
+    from rheos.commands.asked import asked
+    from rheos.train import draw_run
 
-    labels = read_labels(run, None, options.n)
-    given: dict[str, Any] = {} if labels is None else {"label": labels}
-    guidance = options.guidance if labels is not None else 1.0
-    run.check_guidance(guidance)
+    rows = asked(run, options.n)
+    guidance = options.guidance if rows.cond else 1.0
     begun = time.perf_counter()
-    solution = draw_solution(
-        run.field, options.n, steps=steps, solver=options.solver, guidance=guidance, seed=options.seed,
-        batch=min(options.batch, options.n), **given,
+    drawn = draw_run(
+        run, options.n, rows.cond, steps=steps, solver=options.solver, guidance=guidance, seed=options.seed,
+        batch=min(options.batch, options.n),
     )  # fmt: skip
     seconds = time.perf_counter() - begun
-    figures = yard.measure(run.decode(solution.x), labels)  # type: ignore[arg-type]
-    return {"network_calls": solution.rows / options.n, "seconds": round(seconds, 2), **figures}
+    figures = yard.measure(drawn.x, rows.labels)
+    return {"network_calls": drawn.solution.rows / options.n, "seconds": round(seconds, 2), **figures}
 
 
 def _print(lines: list[dict[str, Any]], yard: Yardstick) -> None:

@@ -13,16 +13,15 @@ from typing import Any, final
 import torch
 
 from rheos.core import config as plain
-from rheos.core.errors import DataError, OptionError, RunError, check_choice
+from rheos.core.errors import DataError, OptionError, RheosError, RunError, check_choice
 from rheos.core.field import Field
 from rheos.core.objectives import FlowMatching, Objective
 from rheos.data import Data, load
 from rheos.data.recipe import Recipe
-from rheos.metrics.features import NAMES
-from rheos.nets import suggest
 from rheos.train import Options
+from rheos.train.suggestions import network_for
 
-__all__ = ["Experiment", "Plain", "experiment", "held_out_split", "read", "with_changes"]
+__all__ = ["Experiment", "Plain", "experiment", "read", "with_changes"]
 
 Plain = dict[str, Any]
 KEYS = ("data", "field", "objective", "options", "steps")
@@ -112,9 +111,8 @@ def experiment(given: Plain, changes: Sequence[str] = ()) -> Experiment:
         config = with_changes(config, [c for c in later if not c.startswith("field")])
         objective = plain.load(_kind(config["objective"]), name="objective")
         if config["field"] is None:
-            network = getattr(objective, "network", None)  # an objective may know what it trains
-            net = suggest(data.shape, classes=data.classes) if network is None else network(data)
-            config["field"] = plain.dump(Field(net))
+            own = getattr(objective, "suggest", None)  # an objective may know what it trains
+            config["field"] = plain.dump(Field(network_for(data)) if own is None else own(data))
         config = with_changes(config, [c for c in later if c.startswith("field")])
         torch.manual_seed(seed)
         field = plain.load(config["field"], expect=Field, name="field")
@@ -173,6 +171,8 @@ def with_changes(config: Plain, changes: Sequence[str]) -> Plain:
         for k, step in enumerate(way):
             if isinstance(at.get(step), str) and step != "source":
                 at[step] = {"kind": at[step]}
+            if step not in at:
+                at.update(_defaults(at) | at)
             if not isinstance(at.get(step), dict):
                 where = ".".join(way[:k]) or "the description"
                 known = ", ".join(name for name, value in at.items() if isinstance(value, dict)) or "nothing"
@@ -184,16 +184,22 @@ def with_changes(config: Plain, changes: Sequence[str]) -> Plain:
     return changed  # type: ignore[no-any-return]
 
 
+def _defaults(part: Plain) -> Plain:
+    """All options of a part that has a kind, so that a change can reach into one that was not named."""
+    if plain.kind_of(part) is None:
+        return {}
+    try:
+        whole = plain.dump(plain.load(part))
+    except RheosError:  # it is said where the description is read
+        return {}
+    return whole if isinstance(whole, dict) else {}
+
+
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def held_out_split(source: str) -> list[Any]:
-    """Which rows are learned by default: all but a tenth, or all but those that the set's feature net never saw."""
-    return ["train", 0.2 if source in NAMES else 0.1, 0]
 
 
 def held_out(spec: Mapping[str, Any]) -> Data | None:

@@ -13,12 +13,11 @@ import tyro
 from rheos.commands import kit
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from rheos.commands.asked import Asked
+    from rheos.sample import Grid
+    from rheos.train import Drawn, Run
 
-    from rheos.sample import Grid, Solution
-    from rheos.train import Run
-
-__all__ = ["Options", "main", "read_grid", "read_labels"]
+__all__ = ["Options", "main", "read_grid"]
 
 EXAMPLES = "rheos sample runs/mine --n 16 --steps 20 --label 3 --guidance 2"
 
@@ -43,6 +42,9 @@ class Options:
         shift: Of the grid; above 1 there are more steps near the noise. What the flow was trained with unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all, and costs half.
         label: A class by number or name, or none; every class in turn unless given.
+        caption: Texts for a flow of captions, in turn, or none; those of held-out rows unless given.
+        given: Rows that give what else samples depend on (masks, small pictures, captions): a folder or file like the
+            data it was trained on, or for masks their folder; held-out rows unless given.
         seed: Of the first row.
         out: Folder for the files; a folder "drawn" in the run unless given.
         format: png: a picture each and one grid; npz: all numbers in one file; auto: png where there are pictures.
@@ -58,6 +60,8 @@ class Options:
     shift: float | None = None
     guidance: float = 1.0
     label: str | None = None
+    caption: tuple[str, ...] = ()
+    given: str | None = None
     seed: int = 0
     out: Path | None = None
     format: Literal["auto", "png", "npz"] = "auto"
@@ -72,47 +76,42 @@ def main(argv: Sequence[str]) -> int:
         raise kit.misuse(f"--seed must be at least 0, got {options.seed}.")
     if options.n < 1 or options.batch < 1:
         raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
+    from rheos.commands.asked import asked
     from rheos.core.errors import check_choice
-    from rheos.sample import MAPS, SOLVERS, draw_solution, grid_for
-    from rheos.train import load
+    from rheos.sample import MAPS, SOLVERS, grid_for
+    from rheos.train import draw_run, load
 
     if options.solver is not None:
         check_choice("solver", options.solver, SOLVERS | MAPS)
     read_grid(options, 1.0)
     run = load(options.run)
-    from rheos.core.paths import JointPath
-
-    if isinstance(run.field.path, JointPath):
-        raise kit.misuse(
-            "The states of this run are pairs, which rheos sample does not draw. Use rheos.train.symmflow.generate."
-        )
     options, grid, steps = settled(options, run)
-    labels = read_labels(run, options.label, options.n, options.seed)
-    if options.guidance != 1 and labels is None:
-        raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
+    rows = asked(run, options.n, options.seed, label=options.label, caption=options.caption, given=options.given)
+    if options.guidance != 1 and not rows.cond:
+        raise kit.misuse("--guidance pulls samples towards their label or caption, and these have none. Leave it out.")
     run.check_guidance(options.guidance)
     kind = _format(run, options.format)
     begun = time.perf_counter()
-    given: dict[str, Any] = {} if labels is None else {"label": labels}
-    solution = draw_solution(
-        run.field,
+    drawn = draw_run(
+        run,
         options.n,
+        rows.cond,
         steps=grid_for(run.field, grid, steps),
         solver=options.solver,
         guidance=options.guidance,
         seed=[options.seed + k for k in range(options.n)],
         batch=min(options.batch, options.n),
-        **given,
     )
     seconds = time.perf_counter() - begun
-    files = _write(run, solution, labels, options, kind, (grid, steps))
-    calls = solution.rows / options.n
+    files = _write(run, drawn, rows, options, kind, (grid, steps))
+    calls = drawn.solution.rows / options.n
     if options.json:
         kit.emit({
             "run": str(options.run), "files": [str(f) for f in files], "n": options.n, "steps": steps,
             "solver": options.solver, "grid": grid.spacing, "shift": grid.shift, "guidance": options.guidance,
             "network_calls": calls,
-            "seeds": solution.seeds.tolist(), "labels": None if labels is None else labels.tolist(),
+            "seeds": drawn.solution.seeds.tolist(),
+            "labels": None if rows.labels is None else rows.labels.tolist(), "captions": rows.texts.get("caption"),
             "seconds": round(seconds, 2),
         })  # fmt: skip
         return 0
@@ -171,35 +170,6 @@ def read_grid(options: Options, shift: float) -> "Grid":
     return Grid.read(text, options.shift)
 
 
-def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tensor | None":
-    """One class a row: the given one, none, or each class in turn (by the row's seed, so that a row keeps its class).
-
-    Raises:
-        ConditionError: If the flow takes no label, or knows no such class.
-    """
-    import torch
-
-    from rheos.core.errors import ConditionError, check_choice
-
-    names = list(run.config["data"]["class_names"])
-    if "label" not in run.field.conditions:
-        if label not in (None, "none"):
-            raise ConditionError(f"This flow takes no label, it was trained on {run.config['data']['name']} without.")
-        return None
-    if label is None:
-        return (torch.arange(n) + first) % len(names)
-    if label == "none":
-        return None
-    if label.isdigit() and label not in names:
-        number = int(label)
-        if number >= len(names):
-            raise ConditionError(f"--label must lie in 0 .. {len(names) - 1}, got {number}.")
-    else:
-        check_choice("label", label, names)
-        number = names.index(label)
-    return torch.full((n,), number)
-
-
 def _format(run: "Run", asked: str) -> str:
     """What is written, checked before anything is drawn."""
     shape, span = run.field.shape or (), run.value_range
@@ -212,23 +182,23 @@ def _format(run: "Run", asked: str) -> str:
 
 
 def _write(
-    run: "Run", solution: "Solution", labels: "Tensor | None", options: Options, kind: str, way: "tuple[Grid, int]"
+    run: "Run", drawn: "Drawn", rows: "Asked", options: Options, kind: str, way: "tuple[Grid, int]"
 ) -> list[Path]:
     import numpy as np
-    import torch
 
     from rheos.claims.checkout import write
     from rheos.data.ranges import to_pictures
     from rheos.show import grid, save_png, upscale
 
     folder = options.out or options.run / "drawn"
-    assert isinstance(solution.x, torch.Tensor)
-    x, seeds = run.decode(solution.x), solution.seeds.tolist()
+    x, seeds = drawn.x, drawn.solution.seeds.tolist()
     if kind == "npz":
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {"x": x.cpu().numpy(), "seed": np.array(seeds)}
-        if labels is not None:
-            arrays["label"] = labels.numpy()
+        if rows.labels is not None:
+            arrays["label"] = rows.labels.cpu().numpy()
+        if "caption" in rows.texts:
+            arrays["caption"] = np.array(rows.texts["caption"])
         np.savez(buffer, **arrays)
         path = folder / "samples.npz"
         write(path, buffer.getvalue())
@@ -243,8 +213,7 @@ def _write(
     save_png(first, upscale(grid(pictures, columns)), {**about, "seed": f"{seeds[0]}..{seeds[-1]}"})
     files = [first]
     for k, seed in enumerate(seeds):
-        text = {**about, "seed": str(seed)} | ({} if labels is None else {"label": str(int(labels[k]))})
         path = folder / f"{seed:06d}.png"
-        save_png(path, grid(pictures[k : k + 1], 1, gap=0), text)
+        save_png(path, grid(pictures[k : k + 1], 1, gap=0), {**about, "seed": str(seed), **rows.of(k)})
         files.append(path)
     return files

@@ -63,7 +63,6 @@ def main(argv: Sequence[str]) -> int:
         kit.say(_summary(made))
         return 0
     kit.say(_summary(made))
-    from rheos.core.paths import JointPath
     from rheos.train import fit
 
     begun = time.perf_counter()
@@ -87,9 +86,7 @@ def main(argv: Sequence[str]) -> int:
         kit.emit({"run": str(options.out), "step": run.step, "loss": loss, "seconds": round(seconds, 1)})
         return 0
     kit.say(f"Trained {run.step} steps in {seconds:.0f} s, the last loss is {loss:.4g}. The run is in {options.out}.")
-    if isinstance(run.field.path, JointPath):
-        kit.say("Its states are pairs, which rheos sample does not draw: use rheos.train.symmflow.generate and label.")
-    elif made.flows:
+    if made.flows:
         kit.say(f"Draw from it:  rheos sample {options.out}")
         kit.say(f"Measure it:    rheos eval {options.out}")
     else:
@@ -100,7 +97,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _description(options: Options) -> dict[str, Any]:
     """The description so far: the run that is resumed, or a file; the flags on top."""
-    from rheos.commands.experiment import held_out_split, read
+    from rheos.commands.experiment import read
+    from rheos.metrics.features import held_out_split
 
     given: dict[str, Any] = {}
     if options.config is not None:

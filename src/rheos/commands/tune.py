@@ -38,6 +38,8 @@ class Options:
             by semicolons where one is a list of times; a choice of seven unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
         label: A class by number or name, or none; every class in turn unless given.
+        caption: Texts for a flow of captions, in turn, or none; those of held-out rows unless given.
+        given: Rows that give what else samples depend on, as for rheos sample.
         seed: Of the first row.
         out: Folder for tune.json and tune.png; a folder "tune" in the run unless given.
         json: Print what was measured as JSON on standard output.
@@ -50,6 +52,8 @@ class Options:
     grids: str | None = None
     guidance: float = 1.0
     label: str | None = None
+    caption: tuple[str, ...] = ()
+    given: str | None = None
     seed: int = 0
     out: Path | None = None
     json: bool = False
@@ -95,14 +99,15 @@ def main(argv: Sequence[str]) -> int:
 def _measure(
     run: "Run", options: Options, budgets: list[int], solvers: list[str] | None, grids: list[str] | None
 ) -> "Recommendation":
-    from rheos.commands.sample import read_labels
+    from rheos.commands.asked import asked
     from rheos.sample.recommend import recommend
     from rheos.show import progress_bar
+    from rheos.train.drawing import told_of
 
-    labels = read_labels(run, options.label, options.n, options.seed)
-    if options.guidance != 1 and labels is None:
-        raise kit.misuse("--guidance pulls samples towards their label, and these have none. Leave it out.")
-    given: dict[str, Any] = {} if labels is None else {"label": labels}
+    rows = asked(run, options.n, options.seed, label=options.label, caption=options.caption, given=options.given)
+    if options.guidance != 1 and not rows.cond:
+        raise kit.misuse("--guidance pulls samples towards their label or caption, and these have none. Leave it out.")
+    seeds = [options.seed + k for k in range(options.n)]
     kit.say(f"Drawing the reference, then trying solvers and grids on {options.n} rows.")
     with progress_bar("trials", 1) as bar:
         return recommend(
@@ -111,10 +116,10 @@ def _measure(
             solvers=solvers,
             grids=grids,
             n=options.n,
-            seed=[options.seed + k for k in range(options.n)],
+            seed=seeds,
             guidance=options.guidance,
             progress=bar,
-            **given,
+            **told_of(run, options.n, rows.cond, seeds),
         )
 
 
@@ -128,6 +133,10 @@ def _command(options: Options, run: "Run", best: "Trial") -> str:
         words += ["--guidance", f"{options.guidance:g}"]
     if options.label is not None:
         words += ["--label", options.label]
+    if options.caption:
+        words += ["--caption", *options.caption]
+    if options.given is not None:
+        words += ["--given", options.given]
     return shlex.join(words)
 
 

@@ -69,6 +69,8 @@ class Source(ABC):
 
     gaussian: bool = False
     """Whether it is N(0, I) independent of the data."""
+    noise: bool = False
+    """Whether its rows alone are N(0, I), so that samples begin with fresh noise."""
 
     @property
     def consumes(self) -> tuple[str, ...]:

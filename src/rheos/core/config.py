@@ -23,7 +23,7 @@ from rheos.core.errors import OptionError, RheosError, UnknownOptionError, check
 from rheos.core.field import Field
 from rheos.core.flowmap import FlowMap
 
-__all__ = ["KINDS", "Json", "dump", "load"]
+__all__ = ["KINDS", "Json", "dump", "kind_of", "load"]
 
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What json can write."""
@@ -162,6 +162,21 @@ def load(
     if not isinstance(made, expect):
         raise OptionError(f"{name} must be {_wanted(expect)}, got {_came(value)}.")
     return made
+
+
+def kind_of(value: object) -> type | None:
+    """The class of a description, without making an object; None for custom parts and plain values.
+
+    Example:
+        >>> kind_of({"kind": "Gibbs", "epsilon": 0.3}).__name__
+        'Gibbs'
+    """
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        return None
+    module, _, name = KINDS[kind].partition(":")
+    found: type = getattr(import_module(module), name)
+    return found
 
 
 def _value(value: Any, at: str, custom: Mapping[str, object]) -> Any:

@@ -36,6 +36,7 @@ class Gaussian(Source):
         if not 0 < self.std < float("inf"):
             raise OptionError(f"std must be positive and finite, got {self.std}.")
         object.__setattr__(self, "gaussian", self.std == 1.0)
+        object.__setattr__(self, "noise", self.std == 1.0)
 
     def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
         """Normal rows."""
@@ -117,10 +118,12 @@ class FromCondition(Source):
     Args:
         name: The condition, of the data's row shape.
         keep: Whether the network gets the column as a condition too.
+        noise: Whether the column holds the noise of pairs; samples then begin with fresh noise, and need no column.
     """
 
     name: str
     keep: bool = False
+    noise: bool = False
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -165,6 +168,7 @@ class FromSeed(Source):
     """
 
     name: str = "seed"
+    noise = True
 
     @property
     def consumes(self) -> tuple[str, ...]:
@@ -201,6 +205,7 @@ class FromSpace(Source):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gaussian", isinstance(self.space, Euclidean))
+        object.__setattr__(self, "noise", True)  # of the path's space, whatever it is
 
     def __call__(self, like: State, cond: Cond, draws: Draws) -> State:
         """Random points of the space."""

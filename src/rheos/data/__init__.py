@@ -3,6 +3,7 @@
 from rheos.data.arrays import save
 from rheos.data.codecs import Functions, LatentCodec
 from rheos.data.dataset import About, Batch, Coded, Data
+from rheos.data.embedding import embedded, embedder
 from rheos.data.holes import Holes
 from rheos.data.latents import Latents, encoded
 from rheos.data.loading import SOURCES, load
@@ -26,6 +27,8 @@ __all__ = [
     "MiniLM",
     "T5Text",
     "check_range",
+    "embedded",
+    "embedder",
     "encoded",
     "load",
     "save",

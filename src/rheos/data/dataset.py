@@ -20,7 +20,7 @@ from torch import Tensor
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, DataError, OptionError, ShapeError, check_choice
 from rheos.data import ranges, rows
-from rheos.data.recipe import Range, Recipe, check_fraction
+from rheos.data.recipe import EMBEDDING, Range, Recipe, check_fraction
 from rheos.data.resizing import recolour, resize
 
 __all__ = ["About", "Batch", "Coded", "Column", "Data"]
@@ -80,6 +80,7 @@ class About:
         notes: What the reader decided on the user's behalf, a sentence each.
         recipe: How to read the set again.
         coded: What makes samples of the stored rows; None where they are the samples.
+        real: For samples of a flow: how `load` reads the rows that the flow learned from.
     """
 
     name: str = "data"
@@ -89,6 +90,7 @@ class About:
     notes: tuple[str, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
     coded: Coded | None = None
+    real: Mapping[str, Any] | None = None
 
 
 @final
@@ -248,11 +250,15 @@ class Data:
         """blake2b of samples, columns, classes and ranges: changes when the data change."""
         h = blake2b(digest_size=16)
         h.update(repr((self.shape, self.class_names, self.range, self.delivers)).encode())
+        named = self.about.recipe.embed
+        made = (EMBEDDING, f"{EMBEDDING}_mask") if named else ()  # as with latents; the captions are in
+        h.update((named or "").encode())
         rows_: list[tuple[str, Column]] = [("", self.x)]
         if self.about.coded is not None:  # latents differ in their last bits between machines
             h.update(self.about.coded.fingerprint.encode())
             rows_ = []
-        for name, column in [*rows_, *sorted(self.columns.items(), key=lambda item: item[0])]:
+        others = sorted((item for item in self.columns.items() if item[0] not in made), key=lambda item: item[0])
+        for name, column in [*rows_, *others]:
             h.update(name.encode() + b"\0")
             if isinstance(column, Tensor):
                 h.update(f"{column.dtype}{tuple(column.shape)}".encode())

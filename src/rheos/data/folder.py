@@ -21,7 +21,7 @@ from rheos.data.dataset import About, Column, Data
 from rheos.data.masks import read_masks
 from rheos.data.recipe import Recipe
 
-__all__ = ["SUFFIXES", "load_folder"]
+__all__ = ["SUFFIXES", "find_pictures", "load_folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 _BAR_FROM = 2000  # a progress bar for more pictures than this
@@ -38,7 +38,7 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
     Raises:
         DataError: If the folder cannot be read, holds no picture, or a picture cannot be read.
     """
-    files = _find(folder)
+    files = find_pictures(folder)
     words = describe(folder, files)
     labels = words.columns.get("label")
     keep = list(range(len(files)))
@@ -76,8 +76,12 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
     return Data(images[kept] if bad else images, columns, replace(about, recipe=recipe), conditions=carried)
 
 
-def _find(folder: Path) -> list[str]:
-    """Relative paths of all pictures, with forward slashes, sorted."""
+def find_pictures(folder: Path) -> list[str]:
+    """Relative paths of all pictures below a folder, with forward slashes, sorted: the order of the rows.
+
+    Raises:
+        DataError: If it is no folder, cannot be read, or holds no picture.
+    """
 
     def stop(error: OSError) -> None:
         raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}.", path=folder) from None

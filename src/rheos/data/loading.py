@@ -35,6 +35,7 @@ def load(
     download: bool = False,
     masks: str | os.PathLike[str] | None = None,
     codec: str | os.PathLike[str] | None = None,
+    embed: str | None = None,
 ) -> Data:
     """Read a set of samples into memory.
 
@@ -56,6 +57,8 @@ def load(
         masks: A folder of masks with the names of a folder's pictures; they become the column "mask", which batches
             carry. See `rheos.data.masks.read_masks`.
         codec: Folder of a `LatentCodec`, or of an autoencoder's run: batches then carry latents, kept in a cache there.
+        embed: What makes numbers of captions, or of class names where there are none, by name; batches then carry the
+            column "embedding". See `rheos.data.embedding.embedder`.
 
     Raises:
         UnknownOptionError: If a name is unknown; near names are listed.
@@ -83,6 +86,10 @@ def load(
     data = data if recipe.split is None else _part(data, recipe.split)
     if not given:
         data = replace(data, about=replace(data.about, recipe=made))
+    if embed is not None:
+        from rheos.data.embedding import embedded as with_embedding
+
+        data = with_embedding(data, embed)
     if flip is not None:
         data = replace(data, flip=flip)
     data = data if recipe.conditions is None else replace(data, conditions=recipe.conditions)

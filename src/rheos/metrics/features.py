@@ -28,10 +28,22 @@ from rheos.core.errors import (
 )
 from rheos.nets import FeatureNet
 
-__all__ = ["NAMES", "FeatureExtractor", "FeatureNetInfo", "features", "load_feature_net", "save_feature_net"]
+__all__ = [
+    "NAMES", "FeatureExtractor", "FeatureNetInfo", "features", "held_out_split", "load_feature_net", "save_feature_net",
+]  # fmt: skip
 
 NAMES = ("digits", "emoji", "mnist5k")
 _FORMAT = "rheos feature net 1"
+
+
+def held_out_split(source: object) -> list[Any]:
+    """Which rows to learn: all but a tenth, or all but those that the set's feature net never saw; for `data.load`.
+
+    Example:
+        >>> held_out_split("digits"), held_out_split("my_pictures")
+        (['train', 0.2, 0], ['train', 0.1, 0])
+    """
+    return ["train", 0.2 if source in NAMES else 0.1, 0]
 
 
 @final

@@ -5,6 +5,7 @@ from rheos.train.codes import OneHotCode, PaletteCode, ScalarCode
 from rheos.train.concat import ConcatCondition, expand_in_conv
 from rheos.train.crossflow import CrossFlow, SourceLosses
 from rheos.train.crossnet import CrossNet
+from rheos.train.drawing import Drawn, draw_run
 from rheos.train.fit import fit
 from rheos.train.latent_bound import W2Bound, latent_w2_bound
 from rheos.train.lfm import LatentFlow, inpainting, latent_field
@@ -20,6 +21,7 @@ __all__ = [
     "ConcatCondition",
     "CrossFlow",
     "CrossNet",
+    "Drawn",
     "LatentCode",
     "LatentFlow",
     "OneHotCode",
@@ -35,6 +37,7 @@ __all__ = [
     "W2Bound",
     "autoencoder",
     "codec_of",
+    "draw_run",
     "expand_in_conv",
     "fit",
     "inpainting",

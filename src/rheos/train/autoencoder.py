@@ -82,6 +82,10 @@ class Autoencoding:
             )
         return Autoencoder(data.shape[0], factor=factor)
 
+    def suggest(self, data: Data) -> Field:
+        """`network` as what `fit` trains."""
+        return Field(self.network(data))
+
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "Autoencoding":
         """Nothing depends on the data."""
         return self

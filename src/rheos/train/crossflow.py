@@ -29,13 +29,15 @@ from rheos.core.schedules import Linear
 from rheos.core.sources import Gaussian
 from rheos.core.state import State
 from rheos.core.times import shifted
+from rheos.data.dataset import Data
+from rheos.data.embedding import embedded
 from rheos.nets.source_encoder import SourceEncoder
 from rheos.nets.tower import Tower
 from rheos.train.crosschecks import check_parts, look
 from rheos.train.crosslegacy import AheadEuler
 from rheos.train.crosslosses import SourceLosses, contrast, kl
-from rheos.train.crossnet import CONDITIONAL, INDICATOR, CrossNet, Start, cross_net
-from rheos.train.crossuse import combine, embedded, flow, generate, interpolate, start
+from rheos.train.crossnet import CONDITIONAL, INDICATOR, SIGMA_MIN, CrossNet, Start, cross_net
+from rheos.train.crossuse import combine, flow, generate, interpolate, start
 from rheos.train.textcode import fit_texts
 
 __all__ = [
@@ -43,7 +45,6 @@ __all__ = [
     "cross_net", "embedded", "fit_texts", "flow", "generate", "interpolate", "kl", "permuted", "start",
 ]  # fmt: skip
 
-SIGMA_MIN = 1e-5
 _SHOWN = "shown target"  # no name of a network's condition has a space
 
 
@@ -149,6 +150,16 @@ class CrossFlow:
         """Conditions of the network that come from here, with their values for sampling."""
         return {INDICATOR: CONDITIONAL}
 
+    def suggest(self, data: Data) -> Field:
+        """A small network and encoder for the data, with what the losses need.
+
+        Raises:
+            ConditionError: If the data have no such column.
+        """
+        from rheos.train.crosssuggest import cross_for
+
+        return cross_for(data, self)
+
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "CrossFlow":
         """Look at sources before any work is done; nothing is measured.
 
@@ -165,8 +176,8 @@ class CrossFlow:
         if name not in cond:
             known = ", ".join(sorted(cond)) or "none"
             raise ConditionError(
-                f"CrossFlow wants the column {name!r}, which the batch lacks; it has: {known}. crossflow.embedded "
-                "makes one, and loading with conditions=[...] carries it."
+                f"CrossFlow wants the column {name!r}, which the batch lacks; it has: {known}. Loading with embed=... "
+                "makes one of captions, and conditions=[...] carries a column that is there."
             )
         return cond[name]
 

@@ -15,11 +15,13 @@ from rheos.nets.source_encoder import LOG_VARIANCE, SourceEncoder
 from rheos.nets.tower import Tower
 from rheos.train.latents import decoded, encoded
 
-__all__ = ["CONDITIONAL", "INDICATOR", "CrossNet", "Start", "cross_net"]
+__all__ = ["CONDITIONAL", "INDICATOR", "SIGMA_MIN", "CrossNet", "Start", "cross_net"]
 
 INDICATOR = "indicator"
 """The condition that says whether targets belong to their sources: 0, or 1 for the unconditional branch."""
 CONDITIONAL = 0
+SIGMA_MIN = 1e-5
+"""How much of the source is left at t = 1, as in the paper."""
 
 Part = nn.Module | Mapping[str, Any]
 

@@ -1,68 +1,22 @@
 """What a cross-modal field can do: turn sources into targets, mix and add sources, walk between two of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from rheos.core.draws import Draws, row_seeds
-from rheos.core.errors import ConditionError, OptionError, ShapeError
+from rheos.core.errors import OptionError, ShapeError
 from rheos.core.field import Field
 from rheos.core.solver import Solver
-from rheos.data.dataset import Data
 from rheos.sample.draw import draw
 from rheos.sample.guidance import CFG
 from rheos.train.crossnet import CONDITIONAL, INDICATOR, cross_net
 
-__all__ = ["combine", "embedded", "flow", "generate", "interpolate", "start"]
+__all__ = ["combine", "flow", "generate", "interpolate", "start"]
 
 STEPS = 50
-
-
-def embedded(
-    data: Data,
-    embed: Callable[[list[str]], Tensor | tuple[Tensor, Tensor]],
-    column: str = "caption",
-    *,
-    name: str = "embedding",
-    also: Sequence[str] = (),
-) -> Data:
-    """The same data with their captions as a tensor column, which batches carry.
-
-    Args:
-        data: With a column of text.
-        embed: From texts to one tensor, or to a tensor and the mask of its tokens; see `rheos.data.text`. Each
-            different caption is embedded once.
-        column: Of the text.
-        name: Of the new column; a mask becomes "NAME_mask".
-        also: Further columns that batches carry, such as "label" for positives.
-
-    Raises:
-        ConditionError: If there is no such column of text.
-
-    Example:
-        >>> from rheos.data import About
-        >>> data = Data(torch.zeros(3, 2), {"caption": ["a", "b", "a"]})
-        >>> embedded(data, lambda texts: torch.arange(len(texts))[:, None].float()).columns["embedding"].flatten()
-        tensor([0., 1., 0.])
-    """
-    texts = data.columns.get(column)
-    if not isinstance(texts, list):
-        known = ", ".join(n for n, c in data.columns.items() if isinstance(c, list)) or "none"
-        raise ConditionError(f"The data have no column of text {column!r}; columns of text: {known}.")
-    different = list(dict.fromkeys(texts))
-    row = {text: i for i, text in enumerate(different)}
-    found = embed(different)
-    values, mask = found if isinstance(found, tuple) else (found, None)
-    index = torch.tensor([row[text] for text in texts])
-    columns = {**data.columns, name: values[index]}
-    carried = [name, *also]
-    if mask is not None:
-        columns[f"{name}_mask"] = mask[index]
-        carried.append(f"{name}_mask")
-    return replace(data, columns=columns, conditions=tuple(dict.fromkeys(carried)))
 
 
 @torch.no_grad()

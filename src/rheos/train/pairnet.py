@@ -12,16 +12,19 @@ from rheos.core import config
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, OptionError, ShapeError, TimeError, check_choice
 from rheos.core.field import Field
+from rheos.core.paths import AffinePath, JointPath
+from rheos.core.schedules import Linear
 from rheos.core.state import expand
 from rheos.nets import time_features
 from rheos.train.latents import decoded, encoded
 from rheos.train.semantics import SemanticCodec
 
-__all__ = ["IMAGE", "SEMANTICS", "PairNet", "pair_net"]
+__all__ = ["IMAGE", "SEMANTICS", "PairNet", "pair_field", "pair_net", "pair_path"]
 
 IMAGE, SEMANTICS = "image", "semantics"
 """Names of the two parts of a state."""
 FEATURES = 16
+SIGMA_MIN = 1e-4
 
 
 @final
@@ -192,6 +195,42 @@ class PairNet(nn.Module):
                 f"Build it for {first + second}."
             )
         return value[:, :first], value[:, first:]
+
+
+def pair_path(sigma_min: float = SIGMA_MIN) -> JointPath:
+    """The path of both parts; which way a part flows is said by its ends, data at t = 1 or at t = 0.
+
+    Args:
+        sigma_min: Noise left at the data's end, and data left at the noise's.
+    """
+    part = AffinePath(Linear(sigma_min))
+    return JointPath({IMAGE: part, SEMANTICS: part})
+
+
+def pair_field(
+    net: nn.Module,
+    codec: SemanticCodec,
+    *,
+    join: Literal["channels", "flat"] = "channels",
+    sigma_min: float = SIGMA_MIN,
+) -> Field:
+    """A field for symmetrical flow matching.
+
+    Args:
+        net: Over the picture's channels and the codec's together; or a `PairNet`, which keeps its own codec.
+        codec: What labels or masks become.
+        join: "flat" for networks over flattened samples, such as an MLP.
+        sigma_min: See `pair_path`.
+
+    Example:
+        >>> from rheos import nets, train
+        >>> codec = train.OneHotCode(10)
+        >>> field = pair_field(nets.MLP(64 + codec.channels), codec, join="flat")
+        >>> sorted(field({"image": torch.zeros(2, 1, 8, 8), "semantics": torch.zeros(2, 10)}, 0.5))
+        ['image', 'semantics']
+    """
+    pair = net if isinstance(net, PairNet) else PairNet(net, codec, join=join)
+    return Field(pair, pair_path(sigma_min), gaussian=False)
 
 
 def pair_net(field: Field) -> PairNet:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, cast, final
 import torch
 from torch import Tensor
 
-from rheos.core.base import Source
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import NonFiniteError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
-from rheos.core.sources import Gaussian
 from rheos.data.dataset import Data
 from rheos.sample.draw import draw_solution
+from rheos.train.beginnings import Begins, given, looked_at
 from rheos.train.options import Options
 
 if TYPE_CHECKING:
@@ -35,17 +34,16 @@ class Pictures:
 
     Args:
         field: What is trained.
-        objective: Its source, if it has one, gives the start of each sample; or, for states that are more than the
-            data, its methods `starts(field, x, cond, draws)` and `shows(field, state)`, and `provides`, the values of
-            conditions that are no columns of the data; or, where nothing is sampled, its method `pictures(field, x)`
-            of rows of the data.
+        objective: Its source, if it has one, gives the start of each sample; or it is one of `Begins`, which say
+            themselves where states begin and what they show; `provides` has the values of conditions that are no
+            columns of the data. Where nothing is sampled, its method `pictures(field, x)` shows rows of the data.
         data: Gives conditions, shape and range.
         options: Seed and count.
     """
 
     def __init__(self, field: Field, objective: Objective, data: Data, options: Options) -> None:
         self.field, self.data, self.seed = field, data, options.seed
-        self.objective, self.shows = objective, getattr(objective, "shows", None)
+        self.objective = objective
         self.pictures = getattr(objective, "pictures", None)
         grid = data.visible
         self.kind = "grid" if grid else "scatter" if data.shape == (2,) else None
@@ -58,20 +56,11 @@ class Pictures:
 
     def _givens(self) -> dict[str, Any]:
         """Conditions, and start states where the source is not the usual one, of fixed rows of the data."""
-        objective = self.objective
         batch = self.data.batch(self._rows())
         device = next(self.field.parameters()).device
         cond = {name: v.to(device) for name, v in batch.cond.items()}
-        source, starts = getattr(objective, "source", None), getattr(objective, "starts", None)
         draws = Draws(row_seeds(self.seed, self.count)).to(device)
-        if starts is not None:
-            start = starts(self.field, batch.x.to(device), cond, draws.fold("source"))
-        elif not isinstance(source, Source) or source == Gaussian():
-            return {n: v for n, v in cond.items() if n not in objective.consumes}
-        else:
-            start = source(batch.x.to(device), cond, draws.fold("source"))
-        provided = {n: v for n, v in getattr(objective, "provides", {}).items() if n in self.field.conditions}
-        return {"source": start, **{n: v for n, v in cond.items() if n not in objective.consumes}, **provided}
+        return given(self.objective, self.field, batch.x.to(device), cond, draws)
 
     def _rows(self) -> Tensor:
         """Rows whose labels go through the classes in order, again and again; else the first rows."""
@@ -110,16 +99,13 @@ class Pictures:
         if self.pictures is not None:
             with torch.no_grad():
                 return cast(Tensor, self.pictures(self.field, self.data.batch(self._rows()).x.to(self.field.device)))
-        if hasattr(self.objective, "starts"):  # they may be learned
+        if isinstance(self.objective, Begins):  # they may be learned
             self._given = self._givens()
         steps, solver = self._way
         solution = draw_solution(
             self.field, self.count, steps=steps, solver=solver, seed=self.seed, batch=256, **self._given
         )
-        if self.shows is not None:
-            return cast(Tensor, self.shows(self.field, solution.x))
-        assert isinstance(solution.x, Tensor)
-        return solution.x
+        return looked_at(self.objective, self.field, solution.x)
 
     def png(self, shown: dict[str, Tensor], step: int) -> bytes:
         """The samples as one PNG."""

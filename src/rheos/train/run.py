@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -50,6 +50,7 @@ class Run:
         step: Completed optimiser steps.
         field: Ready for sampling.
         path: The run directory, or None.
+        custom: Your own classes and objects by name, where the run was read with such.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Run:
     ) -> None:
         self.config, self.step, self.field, self.path = dict(config), step, field, path
         self._tensors, self._lines, self._codec = tensors, lines or [], codec
-        self._custom: Mapping[str, object] | None = None
+        self.custom: Mapping[str, object] | None = None
         self._raw: Field | None = None
 
     def __repr__(self) -> str:
@@ -90,7 +91,7 @@ class Run:
             from rheos.data.codecs import LatentCodec
             from rheos.train.files import CODEC
 
-            self._codec = LatentCodec.read(self.path / CODEC, self._custom)
+            self._codec = LatentCodec.read(self.path / CODEC, self.custom)
         return self._codec
 
     @property
@@ -106,10 +107,28 @@ class Run:
         with torch.no_grad():
             return codec.decode(x)
 
-    def check_guidance(self, scale: float) -> None:
+    def draw(self, n: int = 16, *, seed: int | Sequence[int] | Tensor = 0, **options: Any) -> Tensor:
+        """Samples, as the data are: pictures where the flow is in latents or in pairs; see `train.draw_run`.
+
+        Args:
+            n: How many.
+            seed: One integer for all, or one a row; a row's sample depends on its own seed alone.
+            **options: steps, solver, guidance, batch as in `sample.draw`; all else are columns of the data, one value
+                or one a row: label=3, mask=..., or caption="red apple" where the data are embedded.
+
+        Raises:
+            ConditionError: For columns that the flow does not know, or lacks.
+            OptionError: For guidance of a flow that has no null branch.
+        """
+        from rheos.train.drawing import draw_run
+
+        told = {name: options.pop(name) for name in ("steps", "solver", "guidance", "batch") if name in options}
+        return draw_run(self, n, options, seed=seed, **told).x
+
+    def check_guidance(self, scale: float | None) -> None:
         """Raise `OptionError` where a guided sample would ask for a null branch that was never trained."""
         dropout = (self.config["objective"] or {}).get("dropout")
-        if scale != 1 and dropout == 0:
+        if scale not in (None, 1) and dropout == 0:
             raise OptionError(
                 f"guidance {scale:g} needs a null branch, and this flow was trained with dropout=0, so it has none. "
                 "Sample with guidance 1, or train with objective.dropout=0.1."
@@ -137,6 +156,16 @@ class Run:
             return list(self._lines)
         return [line for line in read_lines(file) if line["step"] <= self.step]
 
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Arguments of `rheos.data.load` for the data it was trained on; a codec that is gone is the run's own copy."""
+        from rheos.train.files import CODEC
+
+        spec = dict(self.config["data"]["spec"])
+        if spec.get("codec") and not Path(spec["codec"]).exists() and self.path is not None:
+            spec["codec"] = str(self.path / CODEC)
+        return spec
+
     def data(self) -> "Data":
         """The data it was trained on, read again.
 
@@ -145,13 +174,9 @@ class Run:
             DataError: If they were made in memory, or cannot be read.
         """
         from rheos.data import load as load_data
-        from rheos.train.files import CODEC
 
         about = self.config["data"]
-        spec = dict(about["spec"])
-        if spec.get("codec") and not Path(spec["codec"]).exists() and self.path is not None:
-            spec["codec"] = str(self.path / CODEC)  # the run's own copy
-        data = load_data(**spec)
+        data = load_data(**self.spec)
         if data.fingerprint != about["fingerprint"]:
             raise RunError(
                 f"{about['name']} has changed since this run: its fingerprint is {data.fingerprint}, "
@@ -217,7 +242,7 @@ class Run:
         restore(_module(field), tensors[name], source / f"{name}.safetensors")
         field.eval().requires_grad_(False)
         run = cls(config, step, field, tensors, path)
-        run._custom = custom
+        run.custom = custom
         return run
 
 

@@ -15,22 +15,21 @@ from dataclasses import dataclass
 from typing import Literal, cast, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rheos.core.base import Cond, Context, Loss, Premetric, Source, TimeDistribution
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, OptionError, ShapeError, check_choice
 from rheos.core.field import Field
 from rheos.core.objectives import Plan
-from rheos.core.paths import AffinePath, JointPath
 from rheos.core.premetrics import premetric
 from rheos.core.query import Query
-from rheos.core.schedules import Linear
 from rheos.core.state import State
 from rheos.core.times import TwoTimes, shifted, times
-from rheos.train.pairnet import IMAGE, SEMANTICS, PairNet, pair_net
+from rheos.data.dataset import Data
+from rheos.train.pairnet import IMAGE, SEMANTICS, PairNet, pair_field, pair_net, pair_path
 from rheos.train.semantics import SemanticCodec
-from rheos.train.symmuse import Reading, edit, generate, label, read
+from rheos.train.symmuse import Reading, begin, edit, generate, label, read
 from rheos.train.widening import TextFree, doubled
 
 __all__ = [
@@ -38,44 +37,7 @@ __all__ = [
     "pair_path", "read",
 ]  # fmt: skip
 
-SIGMA_MIN = 1e-4
 IGNORED = "ignored pixels"  # no name of a network's condition has a space
-
-
-def pair_path(sigma_min: float = SIGMA_MIN) -> JointPath:
-    """The path of both parts; which way a part flows is said by its ends, data at t = 1 or at t = 0.
-
-    Args:
-        sigma_min: Noise left at the data's end, and data left at the noise's.
-    """
-    part = AffinePath(Linear(sigma_min))
-    return JointPath({IMAGE: part, SEMANTICS: part})
-
-
-def pair_field(
-    net: nn.Module,
-    codec: SemanticCodec,
-    *,
-    join: Literal["channels", "flat"] = "channels",
-    sigma_min: float = SIGMA_MIN,
-) -> Field:
-    """A field for symmetrical flow matching.
-
-    Args:
-        net: Over the picture's channels and the codec's together; or a `PairNet`, which keeps its own codec.
-        codec: What labels or masks become.
-        join: "flat" for networks over flattened samples, such as an MLP.
-        sigma_min: See `pair_path`.
-
-    Example:
-        >>> from rheos import nets, train
-        >>> codec = train.OneHotCode(10)
-        >>> field = pair_field(nets.MLP(64 + codec.channels), codec, join="flat")
-        >>> sorted(field({"image": torch.zeros(2, 1, 8, 8), "semantics": torch.zeros(2, 10)}, 0.5))
-        ['image', 'semantics']
-    """
-    pair = net if isinstance(net, PairNet) else PairNet(net, codec, join=join)
-    return Field(pair, pair_path(sigma_min), gaussian=False)
 
 
 @final
@@ -127,6 +89,16 @@ class SymmFlow:
         """The column of labels: it is a part of the state, not a condition."""
         return (self.column,)
 
+    def suggest(self, data: Data) -> Field:
+        """A small network for the data, and one-hot codes of their labels or masks.
+
+        Raises:
+            ConditionError: If the data have no such column.
+        """
+        from rheos.train.symmrecipe import pair_for
+
+        return pair_for(data, self.column)
+
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "SymmFlow":
         """Nothing depends on the data."""
         return self
@@ -138,21 +110,24 @@ class SymmFlow:
             ConditionError: If the batch has no such column.
             ShapeError: If x1 has parts.
         """
-        net = pair_net(field)
+        net, labels = pair_net(field), self._column(cond)
+        if isinstance(x1, dict):
+            raise ShapeError(f"SymmFlow pairs tensors with labels, got a state with parts {sorted(x1)}.")
+        x = net.encode(x1, draws.fold("picture"))
+        y = net.codec.encode(labels, tuple(x1.shape[1:]), draws.fold("code")).to(x)
+        xi = cast(dict[str, Tensor], draws.normal({IMAGE: x, SEMANTICS: y}, "noise"))
+        quiet = {"both": (), "image": (SEMANTICS,), "semantics": (IMAGE,)}[self.noise]
+        xi = {name: torch.zeros_like(v) if name in quiet else v for name, v in xi.items()}
+        return {IMAGE: xi[IMAGE], SEMANTICS: y}, {IMAGE: x, SEMANTICS: xi[SEMANTICS]}
+
+    def _column(self, cond: Cond) -> Tensor:
         if self.column not in cond:
             known = ", ".join(sorted(cond)) or "none"
             raise ConditionError(
                 f"SymmFlow learns the column {self.column!r}, which the batch lacks; it has: {known}. "
                 f"Load the data with conditions=[{self.column!r}]."
             )
-        if isinstance(x1, dict):
-            raise ShapeError(f"SymmFlow pairs tensors with labels, got a state with parts {sorted(x1)}.")
-        x = net.encode(x1, draws.fold("picture"))
-        y = net.codec.encode(cond[self.column], tuple(x1.shape[1:]), draws.fold("code")).to(x)
-        xi = cast(dict[str, Tensor], draws.normal({IMAGE: x, SEMANTICS: y}, "noise"))
-        quiet = {"both": (), "image": (SEMANTICS,), "semantics": (IMAGE,)}[self.noise]
-        xi = {name: torch.zeros_like(v) if name in quiet else v for name, v in xi.items()}
-        return {IMAGE: xi[IMAGE], SEMANTICS: y}, {IMAGE: x, SEMANTICS: xi[SEMANTICS]}
+        return cond[self.column]
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Encode labels, draw noises and times."""
@@ -186,8 +161,13 @@ class SymmFlow:
         return Loss(w * first + (1 - w) * second, plan.weight.to(first), logs)
 
     def starts(self, field: Field, x1: State, cond: Cond, draws: Draws) -> State:
-        """Where the pictures begin that a training shows: noise, and the code of a row's label."""
-        return self.ends(field, x1, cond, draws)[0]
+        """Where pictures of labels begin, as in `generate`: noise (or zero, see `noise`), and the label's code.
+
+        Raises:
+            ConditionError: If there is no such column.
+        """
+        start = begin(field, self._column(cond), tuple(cast(Tensor, x1).shape[1:]), draws)
+        return start if self.noise != "semantics" else {**start, IMAGE: torch.zeros_like(start[IMAGE])}
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What of a state a training shows: the picture."""

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from rheos.core import config
 from rheos.core.errors import ConditionError, DataError, check_choice
+from rheos.core.field import Field
 from rheos.data.dataset import Data
+from rheos.metrics.features import held_out_split
 from rheos.nets import MLP, UNet
 from rheos.train.codes import OneHotCode, PaletteCode, ScalarCode
 from rheos.train.options import Options
-from rheos.train.pairnet import PairNet
+from rheos.train.pairnet import PairNet, pair_field
 from rheos.train.semantics import WordCodec
-from rheos.train.symmflow import SymmFlow, pair_field
+from rheos.train.symmflow import SymmFlow
 
-__all__ = ["PAPER", "Paper", "recipe"]
+__all__ = ["PAPER", "Paper", "pair_for", "recipe"]
 
 
 @final
@@ -82,12 +84,9 @@ def recipe(
         ('label', 10)
     """
     column = column or ("mask" if "mask" in data.columns else "label")
-    values = data.columns.get(column)
-    if not isinstance(values, Tensor):
-        raise ConditionError(f"The data have no column {column!r}. Load a folder with masks=, or one with subfolders.")
+    _column(data, column)
     if data.spec["source"] is None:
         raise DataError("These data were made in memory: keep them with rheos.data.save, and load that file.")
-    masks = values.ndim == 3
     options, weight, width = Options(), 0.5, 32
     if like is not None:
         check_choice("like", like, PAPER)
@@ -95,17 +94,47 @@ def recipe(
         epoch = max(1, len(data) // paper.options.batch)
         steps, weight, width = paper.epochs * epoch, paper.image_weight, paper.width
         options = replace(paper.options, warmup=paper.warmup * epoch)
-    if codec is None:
-        codec = _codec(data, values, masks, PAPER[like].code if like else None)
-    carried = replace(data, conditions=(column,))
-    field = pair_field(_net(data, codec, width, like is not None), codec)
+    code = PAPER[like].code if like else None
+    spec = replace(data, conditions=(column,)).spec
     return {
-        "data": carried.spec,
-        "field": config.dump(field),
+        "data": {**spec, "split": spec.get("split") or held_out_split(spec["source"])},
+        "field": config.dump(pair_for(data, column, codec, width=width, code=code)),
         "objective": config.dump(SymmFlow(column=column, image_weight=weight)),
         "options": config.dump(options),
         "steps": steps,
     }
+
+
+def pair_for(
+    data: Data,
+    column: str,
+    codec: WordCodec | None = None,
+    *,
+    width: int = 32,
+    code: Mapping[str, Any] | None = None,
+) -> Field:
+    """A field for data: where to begin, not where to end.
+
+    Args:
+        data: With labels or masks.
+        column: Their name.
+        codec: One-hot codes unless given.
+        width: Of a U-Net.
+        code: Options of the paper's code, for its network and its codec; None for a small network.
+
+    Raises:
+        ConditionError: If there is no such column.
+    """
+    values = _column(data, column)
+    codec = codec or _codec(data, values, values.ndim == 3, code)
+    return pair_field(_net(data, codec, width, code is not None), codec)
+
+
+def _column(data: Data, column: str) -> Tensor:
+    values = data.columns.get(column)
+    if not isinstance(values, Tensor):
+        raise ConditionError(f"The data have no column {column!r}. Load a folder with masks=, or one with subfolders.")
+    return values
 
 
 def _codec(data: Data, values: Tensor, masks: bool, code: Mapping[str, Any] | None) -> WordCodec:

@@ -25,7 +25,7 @@ from rheos.sample.guidance import CFG
 from rheos.sample.solution import solve
 from rheos.train.pairnet import IMAGE, SEMANTICS, pair_net
 
-__all__ = ["Hold", "Reading", "edit", "generate", "label", "read"]
+__all__ = ["Hold", "Reading", "begin", "edit", "generate", "label", "read"]
 
 STEPS = 25
 
@@ -83,6 +83,23 @@ def _shape(field: Field, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
+def begin(field: Field, labels: Tensor, shape: tuple[int, ...], draws: Draws) -> dict[str, Tensor]:
+    """States at t = 0 of labels or masks: noise for the picture, and the code.
+
+    Args:
+        field: Of a `PairNet`.
+        labels: (B,), or masks (B, H, W).
+        shape: Of one picture.
+        draws: One stream a row.
+    """
+    net, draws = pair_net(field), draws.fold("generate")
+    code = net.codec.encode(labels.to(field.device), shape, draws).to(field.dtype)
+    like = torch.zeros(len(labels), *shape, dtype=field.dtype, device=field.device)
+    if net.autoencoder is not None:
+        like = net.encode(like[:1]).expand(len(labels), *[-1] * (like.ndim - 1))
+    return {IMAGE: cast(Tensor, draws.normal(like, IMAGE)), SEMANTICS: code}
+
+
 @torch.no_grad()
 def generate(
     field: Field,
@@ -113,12 +130,7 @@ def generate(
     net, picture = pair_net(field), _shape(field, shape)
     labels = torch.as_tensor(labels, device=field.device)
     seeds = row_seeds(seed, len(labels))
-    draws = Draws(seeds.to(field.device)).fold("generate")
-    code = net.codec.encode(labels, picture, draws).to(field.dtype)
-    like = torch.zeros(len(labels), *picture, dtype=field.dtype, device=field.device)
-    if net.autoencoder is not None:
-        like = net.encode(like[:1]).expand(len(labels), *[-1] * (like.ndim - 1))
-    start = {IMAGE: cast(Tensor, draws.normal(like, IMAGE)), SEMANTICS: code}
+    start = begin(field, labels, picture, Draws(seeds.to(field.device)))
     return net.decode(_walk(field, start, steps, solver, False, seeds, steers)[IMAGE])
 
 

@@ -1,0 +1,148 @@
+"""Samples of a run, obeying all that it was trained with: source, codec, embedder, states of several parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from rheos.core import config as plain
+from rheos.core.draws import Draws, row_seeds
+from rheos.core.errors import ConditionError
+from rheos.core.solver import Solver
+from rheos.sample.draw import draw_solution
+from rheos.sample.grids import Grid
+from rheos.sample.guidance import CFG
+from rheos.sample.solution import Solution
+from rheos.train.beginnings import Begins, given, looked_at
+
+if TYPE_CHECKING:
+    from rheos.train.run import Run
+
+__all__ = ["Drawn", "columns", "draw_run", "law_of", "needs", "told_of"]
+
+CAPTION = "caption"
+
+
+@final
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of a run.
+
+    Args:
+        x: What the flow's ends stand for: pictures where it flows in latents or in pairs, else the ends themselves.
+        solution: The ends, with seeds, grid and the count of network calls.
+    """
+
+    x: Tensor
+    solution: Solution
+
+
+def law_of(run: "Run") -> object:
+    """What says where the flows of a run begin: its objective, or its source; None where they begin at noise.
+
+    Only this part of the description is read, because the rest (a feature net, say) is of no use for sampling.
+
+    Raises:
+        OptionError: If it has parts of your own, which no file can hold.
+    """
+    stored = run.config["calibrated"] or run.config["objective"]
+    if not isinstance(stored, Mapping):
+        return None
+    if isinstance(stored.get("source"), Mapping):
+        return plain.load(stored["source"], custom=run.custom, name="objective.source")
+    kind = plain.kind_of(stored)
+    return plain.load(dict(stored), custom=run.custom, name="objective") if hasattr(kind, "starts") else None
+
+
+def needs(run: "Run") -> frozenset[str]:
+    """Columns that a sample of this run depends on: the network's conditions, and what says where it begins."""
+    law = law_of(run)
+    here = frozenset(getattr(law, "consumes", ())) if isinstance(law, Begins) or not getattr(law, "noise", True) else ()
+    return (run.field.conditions - frozenset(getattr(law, "provides", ()))) | frozenset(here)
+
+
+def columns(run: "Run", cond: Mapping[str, Any], n: int) -> dict[str, Tensor]:
+    """Columns as tensors of n rows; a caption, or one a row, becomes its embedding.
+
+    Raises:
+        ConditionError: For a caption where the data have no embedder, or another number of rows.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in cond.items():
+        if value is None:
+            continue
+        if name == CAPTION:
+            found |= _captions(run, [value] * n if isinstance(value, str) else list(value))
+        else:
+            v = torch.as_tensor(value)
+            found[name] = v.expand(n, *v.shape[1:]) if v.ndim == 0 or (len(v) == 1 and n > 1) else v
+    for name, v in found.items():
+        if len(v) != n:
+            raise ConditionError(f"{name} has {len(v)} rows for {n} samples; give one value, or one a sample.")
+    return {name: v.to(run.field.device) for name, v in found.items()}
+
+
+def _captions(run: "Run", texts: list[str]) -> dict[str, Tensor]:
+    from rheos.data.embedding import embedder
+    from rheos.data.recipe import EMBEDDING
+
+    name = run.config["data"]["spec"].get("embed")
+    if name is None:
+        raise ConditionError("This flow knows no captions: its data were not loaded with embed=...")
+    found = embedder(name)(texts)
+    values, mask = found if isinstance(found, tuple) else (found, None)
+    return {EMBEDDING: values} | ({} if mask is None else {f"{EMBEDDING}_mask": mask})
+
+
+def draw_run(
+    run: "Run",
+    n: int = 16,
+    cond: Mapping[str, Any] | None = None,
+    *,
+    steps: int | Sequence[float] | Grid | None = None,
+    solver: Solver | str | None = None,
+    guidance: float | CFG | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    batch: int | None = None,
+) -> Drawn:
+    """Draw samples of a run.
+
+    Args:
+        run: The run.
+        n: How many.
+        cond: Columns of the data by name, one value or one a row: "label", "mask", ...; "caption" is text.
+        steps: As in `sample.draw`, like the other options.
+        solver: A name or a `Solver`.
+        guidance: Scale of classifier-free guidance.
+        seed: One integer for all, or one a row.
+        batch: Rows at a time.
+
+    Raises:
+        ConditionError: For columns that the flow does not know, or lacks.
+        OptionError: For guidance of a flow that has no null branch.
+    """
+    run.check_guidance(2.0 if isinstance(guidance, CFG) else guidance)
+    told = told_of(run, n, cond or {}, seed)
+    solution = draw_solution(
+        run.field, n, steps=steps, solver=solver, guidance=guidance, seed=seed, batch=batch, **told
+    )
+    return Drawn(run.decode(looked_at(law_of(run), run.field, solution.x)), solution)
+
+
+def told_of(run: "Run", n: int, cond: Mapping[str, Any], seed: int | Sequence[int] | Tensor = 0) -> dict[str, Any]:
+    """What `sample.draw` is told of n rows: conditions, and where flows begin if not at fresh noise.
+
+    Args:
+        run: The run.
+        n: How many.
+        cond: Columns of the data, as in `draw_run`.
+        seed: Of encoded or random starts: one integer for all, or one a row.
+    """
+    field = run.field
+    if field.shape is None:
+        raise ConditionError("This run does not know the shape of its data.")
+    like = torch.zeros(n, *field.shape, dtype=field.dtype, device=field.device)
+    draws = Draws(row_seeds(seed, n).to(field.device))
+    return given(law_of(run), field, like, columns(run, cond, n), draws)

@@ -1,0 +1,180 @@
+"""What samples depend on, from the command line: captions, masks, and rows of other data."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rheos import load
+from rheos.core import Draws, Uniform
+from rheos.data import EmojiCaptions
+from rheos.data import load as load_data
+from rheos.sample import draw
+from rheos.train import crossflow, symmflow
+
+QUIET = ("options.batch=8", "options.sample_every=0")
+
+
+def trained(rheos, out, source, *changes):
+    result = rheos("train", "--data", source, "--out", out, "--steps", "2", "--set", *QUIET, *changes)
+    assert result.code == 0, result.err
+    return out
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Pictures of 8 x 8 with masks of three classes, a file each."""
+    home = tmp_path_factory.mktemp("scenes")
+    for kind in ("pictures", "masks"):
+        (home / kind).mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        mask = np.zeros((8, 8), np.uint8)
+        a, b = rng.integers(0, 5, 2)
+        mask[a : a + 3, b : b + 3] = 1 + k % 2
+        Image.fromarray(np.stack([mask * 100, 200 - mask * 80, mask], -1)).save(home / "pictures" / f"{k:02d}.png")
+        Image.fromarray(mask).save(home / "masks" / f"{k:02d}.png")
+    return home
+
+
+@pytest.fixture
+def emoji(rheos, tmp_path):
+    def run(*changes):
+        first = ("data.embed=emoji", "data.limit=60", "data.size=8")
+        return trained(rheos, tmp_path / "run", "emoji", *first, *changes)
+
+    return run
+
+
+def test_captions_begin_a_cross_modal_flow_as_in_python(rheos, emoji, tmp_path):
+    folder = emoji("objective=CrossFlow", "field.net.net.width=8")
+    words = ("sample", folder, "--n", "3", "--steps", "2", "--solver", "euler", "--guidance", "2", "--format", "npz")
+    told = json.loads(rheos(*words, "--caption", "red apple", "beer mug", "--out", tmp_path, "--json").out)
+    assert told["captions"] == ["red apple", "beer mug", "red apple"]
+    assert told["network_calls"] == 4
+    found = np.load(tmp_path / "samples.npz")
+    run, source = load(folder), EmojiCaptions()(told["captions"])
+    wanted = crossflow.generate(run.field, source, steps=2, guidance=2.0, seed=[0, 1, 2])
+    np.testing.assert_allclose(found["x"], wanted.numpy(), atol=1e-6)
+    again = run.draw(3, caption=told["captions"], steps=2, solver="euler", guidance=2.0, seed=[0, 1, 2])
+    torch.testing.assert_close(again, wanted)
+
+
+def test_without_captions_those_of_held_out_rows_come_in_turn(rheos, emoji, tmp_path):
+    folder = emoji("objective=CrossFlow", "field.net.net.width=8")
+    assert rheos("sample", folder, "--n", "2", "--steps", "1", "--seed", "3", "--out", tmp_path).code == 0
+    held = load_data(**{**load(folder).spec, "split": ["held_out", 0.2, 0]})
+    with Image.open(tmp_path / "000004.png") as picture:
+        assert picture.text["caption"] == held.columns["caption"][4]
+        assert picture.text["row"] == "4"
+    assert rheos("sample", folder, "--n", "1", "--steps", "1", "--seed", "4", "--out", tmp_path / "one").code == 0
+    assert (tmp_path / "000004.png").read_bytes() == (tmp_path / "one" / "000004.png").read_bytes()
+    lines = json.loads(rheos("eval", folder, "--n", "10", "--steps", "1,2", "--json").out)["lines"]
+    assert [line["network_calls"] for line in lines] == [0, 1, 2]
+    told = json.loads(
+        rheos("tune", folder, "--evaluations", "2", "--n", "4", "--solvers", "euler", "--grids", "uniform",
+              "--caption", "red apple", "--json").out
+    )  # fmt: skip
+    assert "--caption 'red apple'" in told["commands"]["2"]
+
+
+def test_captions_condition_a_flow_from_noise(rheos, emoji, tmp_path):
+    folder = emoji("field.net.width=8")
+    run = load(folder)
+    assert run.field.conditions == {"embedding"}
+    words = ("sample", folder, "--n", "2", "--steps", "2", "--format", "npz")
+    assert rheos(*words, "--caption", "red apple", "--guidance", "2", "--out", tmp_path / "a").code == 0
+    assert rheos(*words, "--caption", "none", "--out", tmp_path / "b").code == 0
+    a, b = (np.load(tmp_path / name / "samples.npz") for name in "ab")
+    assert a["caption"].tolist() == ["red apple", "red apple"]
+    wanted = run.draw(2, steps=2, seed=[0, 1])
+    np.testing.assert_allclose(b["x"], wanted.numpy(), atol=1e-6)
+
+
+def test_what_has_no_use_here_is_refused(rheos, digits_run, emoji):
+    folder = emoji("field.net.width=8")
+    for words, text in (
+        (("sample", digits_run, "--caption", "nine"), "--caption is for flows of captions"),
+        (("sample", digits_run, "--given", "digits"), "this one needs none"),
+        (("sample", folder, "--label", "3"), "takes no label"),
+        (("sample", folder, "--caption", "a purple cow"), "'a purple cow'"),
+        (("sample", folder, "--caption", "none", "--guidance", "2"), "these have none"),
+        (("label", digits_run), "reads no labels"),
+        (("label", digits_run, "--draws", "0"), "--draws must be at least 1"),
+    ):
+        result = rheos(*words)
+        assert result.code == 2
+        assert text in result.err
+
+
+def test_a_flow_of_pairs_generates_from_labels_and_reads_them(rheos, tmp_path):
+    folder = trained(rheos, tmp_path / "run", "digits", "data.limit=200", "objective=SymmFlow", "field.net.net.width=8")
+    words = ("sample", folder, "--n", "3", "--steps", "2", "--solver", "euler", "--out", tmp_path / "x", "--json")
+    told = json.loads(rheos(*words, "--format", "npz", "--seed", "4").out)
+    assert told["labels"] == [4, 5, 6]
+    run = load(folder)
+    wanted = symmflow.generate(run.field, torch.tensor([4, 5, 6]), steps=2, seed=[4, 5, 6])
+    np.testing.assert_allclose(np.load(tmp_path / "x" / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+    assert rheos("sample", folder, "--label", "none").code == 2
+    told = json.loads(rheos("label", folder, "--draws", "2", "--batch", "7", "--json").out)
+    held = load_data(**{**run.spec, "split": ["held_out", 0.2, 0]})
+    x, seeds = held.batch(torch.arange(len(held))).x, list(range(len(held)))
+    read = symmflow.read(run.field, x, draws=2, seed=seeds)
+    table = list(csv.DictReader(Path(told["files"][0]).read_text().splitlines()))
+    assert [int(row["label"]) for row in table] == read.labels.tolist()
+    assert told["accuracy"] == pytest.approx((read.labels == held.columns["label"]).double().mean().item())
+
+
+def test_a_flow_of_pictures_and_masks_takes_and_gives_masks(rheos, scenes, tmp_path):
+    made = ("data.masks=" + str(scenes / "masks"), "objective=SymmFlow", "objective.column=mask")
+    folder = trained(rheos, tmp_path / "run", scenes / "pictures", *made, "field.net.net.width=8")
+    words = ("sample", folder, "--n", "2", "--steps", "2", "--solver", "euler", "--format", "npz")
+    assert rheos(*words, "--given", scenes / "masks", "--out", tmp_path / "a").code == 0
+    masks = load_data(scenes / "pictures", masks=scenes / "masks").columns["mask"]
+    wanted = symmflow.generate(load(folder).field, masks[:2], steps=2, seed=[0, 1])
+    np.testing.assert_allclose(np.load(tmp_path / "a" / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+    told = json.loads(rheos("label", folder, scenes / "pictures", "--out", tmp_path / "read", "--json").out)
+    assert len(told["files"]) == 20
+    with Image.open(tmp_path / "read" / "07.png") as picture:
+        assert picture.size == (8, 8)
+        assert int(np.asarray(picture).max()) <= 2
+    told = json.loads(rheos("label", folder, "--json").out)
+    assert 0 <= told["mean_iou"] <= 1
+
+
+def test_masks_condition_a_flow_from_noise(rheos, scenes, tmp_path):
+    folder = trained(rheos, tmp_path / "run", scenes / "pictures", "data.masks=" + str(scenes / "masks"))
+    run = load(folder)
+    assert run.field.conditions == {"mask"}
+    words = ("sample", folder, "--n", "2", "--steps", "1", "--guidance", "2", "--format", "npz", "--out", tmp_path)
+    assert rheos(*words, "--given", scenes / "masks").code == 0
+    masks = load_data(scenes / "pictures", masks=scenes / "masks").columns["mask"]
+    wanted = run.draw(2, mask=masks[:2], steps=1, guidance=2.0, seed=[0, 1])
+    np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+
+
+def test_small_pictures_flow_to_large_ones(rheos, tmp_path):
+    x = load_data("digits", limit=40).batch(torch.arange(40)).x
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    np.savez(tmp_path / "pairs.npz", x=x.numpy(), small=small.numpy())
+    losses = ("objective.losses.kl=0", "objective.losses.contrastive=0", "objective.unconditional=0")
+    about = ("data.range=[-1, 1]", 'data.conditions=["small"]', "objective=CrossFlow", "objective.source=small")
+    folder = trained(rheos, tmp_path / "run", tmp_path / "pairs.npz", *about, *losses, "field.net.net.width=8")
+    run = load(folder)
+    assert type(run.field.net.encoder).__name__ == "Upsampled"
+    words = ("sample", folder, "--n", "2", "--steps", "2", "--solver", "euler", "--format", "npz", "--out", tmp_path)
+    assert rheos(*words, "--given", tmp_path / "pairs.npz").code == 0
+    wanted = crossflow.generate(run.field, small[:2], steps=2, seed=[0, 1])
+    np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+
+
+def test_a_source_that_is_no_noise_is_begun_at(rheos, tmp_path):
+    folder = trained(rheos, tmp_path / "run", "moons", "data.limit=100", "objective.source=uniform")
+    assert rheos("sample", folder, "--n", "5", "--steps", "3", "--out", tmp_path).code == 0
+    start = Uniform()(torch.zeros(5, 2), {}, Draws(torch.arange(5)))
+    wanted = draw(load(folder).field, 5, steps=3, solver="heun", source=start)
+    np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], wanted.numpy(), atol=1e-6)

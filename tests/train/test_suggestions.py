@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rheos.core import FlowMatching
+from rheos.core.errors import ConditionError
+from rheos.core.field import Field
+from rheos.data import Data, load
+from rheos.train import CrossFlow, Options, SourceLosses, SymmFlow, fit, inpainting
+from rheos.train.suggestions import network_for
+
+BRIEF = Options(batch=4, sample_every=0)
+
+
+def digits(**columns):
+    data = load("digits", limit=20)
+    return replace(data, columns={**data.columns, **columns}, conditions=tuple(columns))
+
+
+def trains(field, objective, data):
+    run = fit(field, objective, data, steps=1, options=BRIEF, progress=False)
+    return run.step == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (load("digits", limit=20), {"label"}),
+        (load("digits", limit=20, conditions=[]), set()),
+        (digits(embedding=torch.randn(20, 5)), {"embedding"}),
+        (digits(mask=torch.arange(20 * 64).reshape(20, 8, 8) % 3), {"mask"}),
+        (digits(concat=torch.randn(20, 2, 8, 8)), {"concat"}),
+        (inpainting(load("digits", limit=20)), {"label", "known", "hole"}),
+        (load("moons", limit=20), set()),
+    ],
+)
+def test_a_network_takes_what_batches_carry(data, names):
+    net = network_for(data)
+    assert net.conditions == names
+    assert trains(Field(net), FlowMatching(), data)
+
+
+def test_what_no_network_is_built_for_is_said():
+    with pytest.raises(ConditionError, match="cross-attention"):
+        network_for(digits(embedding=torch.randn(20, 4, 5)))
+    flat = Data(torch.zeros(4, 3), {"mask": torch.zeros(4, 3, 3).long()}, conditions=("mask",))
+    with pytest.raises(ConditionError, match="are vectors"):
+        network_for(flat)
+
+
+@pytest.mark.parametrize(
+    ("source", "objective", "encoder"),
+    [
+        (torch.randn(20, 6), CrossFlow("c"), "VectorEncoder"),
+        (torch.randn(20, 5, 27), CrossFlow("c"), "VectorEncoder"),
+        (torch.randn(20, 16, 384), CrossFlow("c"), "TokenEncoder"),
+        (torch.randn(20, 3, 8, 8), CrossFlow("c"), "PictureEncoder"),
+        (torch.randn(20, 1, 4, 4), CrossFlow("c"), "PictureEncoder"),
+        (torch.randn(20, 1, 4, 4), CrossFlow("c", losses=SourceLosses(0, 0), unconditional=0), "Upsampled"),
+        (torch.randn(20, 6), CrossFlow("c", losses=SourceLosses(contrastive=0, reconstruction=1)), "VectorEncoder"),
+    ],
+)
+def test_an_encoder_fits_its_source_and_the_losses_have_what_they_need(source, objective, encoder):
+    data = digits(c=source)
+    field = objective.suggest(data)
+    assert type(field.net.encoder).__name__ == encoder
+    assert field.net.guided == bool(objective.unconditional)
+    assert trains(field, objective, data)
+
+
+def test_large_targets_get_a_tower_of_patches():
+    data = Data(torch.zeros(4, 3, 40, 40, dtype=torch.uint8), {"c": torch.randn(4, 6)}, conditions=("c",))
+    assert type(CrossFlow("c").suggest(data).net.tower).__name__ == "PictureTower"
+    with pytest.raises(ConditionError, match=r"data\.embed=minilm"):
+        CrossFlow().suggest(data)
+
+
+def test_a_pair_of_pictures_and_labels_or_masks():
+    data = load("digits", limit=20)
+    assert trains(SymmFlow().suggest(data), SymmFlow(), data)
+    masks = digits(mask=torch.arange(20 * 64).reshape(20, 8, 8) % 3)
+    assert SymmFlow(column="mask").suggest(masks).net.codec.classes == 3
+    assert trains(SymmFlow(column="mask").suggest(masks), SymmFlow(column="mask"), masks)
+    with pytest.raises(ConditionError, match="no column 'mask'"):
+        SymmFlow(column="mask").suggest(data)
