@@ -62,6 +62,9 @@ def test_captions_begin_a_cross_modal_flow_as_in_python(rheos, emoji, tmp_path):
     np.testing.assert_allclose(found["x"], wanted.numpy(), atol=1e-6)
     again = run.draw(3, caption=told["captions"], steps=2, solver="euler", guidance=2.0, seed=[0, 1, 2])
     torch.testing.assert_close(again, wanted)
+    cold = crossflow.generate(run.field, source, steps=2, guidance=2.0, temperature=0.0)
+    assert rheos(*words, "--caption", "red apple", "beer mug", "--temperature", "0", "--out", tmp_path).code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], cold.numpy(), atol=1e-6)
 
 
 def test_without_captions_those_of_held_out_rows_come_in_turn(rheos, emoji, tmp_path):

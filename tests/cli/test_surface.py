@@ -12,7 +12,10 @@ from rheos.cli import VERBS, main
 SURFACE = {
     "tour": "data out size steps pairs reflow_steps plane_steps samples guidance captions seed json".split(),  # noqa: SIM905
     "train": ["data", "out", "steps", "size", "config", "set", "resume", "dry_run", "json"],
-    "sample": "run n steps solver grid shift guidance label caption given seed out format batch json".split(),  # noqa: SIM905
+    "sample": [
+        *["run", "n", "steps", "solver", "grid", "shift", "guidance", "temperature", "label", "caption", "given"],
+        *["seed", "out", "format", "batch", "json"],
+    ],
     "label": "run pictures steps draws solver seed out batch json".split(),  # noqa: SIM905
     "eval": ["run", "n", "steps", "solver", "guidance", "seed", "batch", "json"],
     "tune": "run evaluations n solvers grids guidance label caption given seed out json".split(),  # noqa: SIM905

@@ -254,7 +254,7 @@ def test_ten_words_and_no_spread_give_at_most_ten_pictures():
 def test_a_fixed_spread_is_noise_around_the_mean():
     field = small(spread=0.25)
     source = torch.randn(2000, 4)
-    z, mean = (crossflow.start(field, source, sampled=s) for s in (True, False))
+    z, mean = (crossflow.start(field, source, temperature=t) for t in (1.0, 0.0))
     assert abs(float((z - mean).std()) - 0.25) < 4 * 0.25 / math.sqrt(2 * 6000)
 
 

@@ -57,6 +57,22 @@ def test_a_column_that_is_begun_at_has_to_be_given_unless_it_holds_noise(moons):
     torch.testing.assert_close(run.draw(3, steps=2), draw(run.field, 3, steps=2))
 
 
+def test_temperature_scales_the_noise_at_the_start(moons):
+    for path in ("linear", core.AffinePath(core.VE(sigma_max=4.0))):
+        run = run_of(core.FlowMatching(), moons, path)
+        level = run.field.path.law.sigma(run.field.finite[0])
+        noise = core.Draws(torch.arange(4)).normal(torch.zeros(4, 2), "source")
+        wanted = draw(run.field, 4, steps=3, source=0.5 * level * noise)
+        torch.testing.assert_close(run.draw(4, steps=3, temperature=0.5, seed=list(range(4))), wanted)
+        cold = run.draw(4, steps=3, temperature=0.0)
+        assert torch.equal(cold, cold[:1].expand(4, 2))
+    with pytest.raises(OptionError, match="temperature must be 0 or positive"):
+        run.draw(2, temperature=-1.0)
+    run = run_of(core.FlowMatching(source="uniform"), moons)
+    with pytest.raises(OptionError, match="no normal noise"):
+        run.draw(2, temperature=0.5)
+
+
 def test_columns_are_checked(moons):
     run = run_of(
         core.FlowMatching(),

@@ -41,6 +41,8 @@ class Options:
             say how many steps.
         shift: Of the grid; above 1 there are more steps near the noise. What the flow was trained with unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all, and costs half.
+        temperature: What the noise at the start is multiplied by; below 1 samples are more typical and less various;
+            with 0 a flow of captions begins at each caption's mean.
         label: A class by number or name, or none; every class in turn unless given.
         caption: Texts for a flow of captions, in turn, or none; those of held-out rows unless given.
         given: Rows that give what else samples depend on (masks, small pictures, captions): a folder or file like the
@@ -59,6 +61,7 @@ class Options:
     grid: str | None = None
     shift: float | None = None
     guidance: float = 1.0
+    temperature: float = 1.0
     label: str | None = None
     caption: tuple[str, ...] = ()
     given: str | None = None
@@ -99,6 +102,7 @@ def main(argv: Sequence[str]) -> int:
         steps=grid_for(run.field, grid, steps),
         solver=options.solver,
         guidance=options.guidance,
+        temperature=options.temperature,
         seed=[options.seed + k for k in range(options.n)],
         batch=min(options.batch, options.n),
     )
@@ -109,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
         kit.emit({
             "run": str(options.run), "files": [str(f) for f in files], "n": options.n, "steps": steps,
             "solver": options.solver, "grid": grid.spacing, "shift": grid.shift, "guidance": options.guidance,
-            "network_calls": calls,
+            "temperature": options.temperature, "network_calls": calls,
             "seeds": drawn.solution.seeds.tolist(),
             "labels": None if rows.labels is None else rows.labels.tolist(), "captions": rows.texts.get("caption"),
             "seconds": round(seconds, 2),
@@ -207,7 +211,8 @@ def _write(
     assert span is not None
     pictures = to_pictures(x, span)
     about = {"rheos": "sample", "run": str(options.run), "steps": str(way[1]), "solver": str(options.solver),
-             "grid": way[0].spacing, "shift": f"{way[0].shift:.12g}", "guidance": f"{options.guidance:g}"}  # fmt: skip
+             "grid": way[0].spacing, "shift": f"{way[0].shift:.12g}", "guidance": f"{options.guidance:g}",
+             "temperature": f"{options.temperature:g}"}  # fmt: skip
     columns = max(1, min(16, round(math.sqrt(options.n * 1.6))))
     first = folder / "grid.png"
     save_png(first, upscale(grid(pictures, columns)), {**about, "seed": f"{seeds[0]}..{seeds[-1]}"})

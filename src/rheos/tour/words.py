@@ -2,7 +2,7 @@
 
 import torch
 
-from rheos.data import Data, load
+from rheos.data import Data, embedded, load
 from rheos.data.text import EmojiCaptions
 from rheos.nets import UNet, VectorEncoder, VectorTower
 from rheos.show import png, upscale
@@ -26,7 +26,7 @@ def words(tour: Tour) -> None:
     """Train a flow from captions to emoji, and sample it by caption, between captions, and by sums of captions."""
     whole = load("emoji")
     data = whole.where(k for k in whole.class_names if k != LEFT_OUT)
-    data = crossflow.embedded(data, EmojiCaptions())
+    data = embedded(data, EmojiCaptions())
     tour.say(f"Learning to turn {len(data):,} captions into pictures.")
     shape = data.shape
     numbers = data.x[0].numel()
@@ -54,22 +54,21 @@ def words(tour: Tour) -> None:
     )
     page.code(
         """
-        embed = rheos.data.text.EmojiCaptions()
-        data  = crossflow.embedded(rheos.data.load("emoji"), embed)
+        data  = rheos.data.load("emoji", embed="emoji")
         field = crossflow.cross_field(net, nets.VectorEncoder(384, data.shape), nets.VectorTower(3072))
         run   = train.fit(field, train.CrossFlow(), data, steps=2000)
-        x     = crossflow.generate(run.field, embed(["red apple", "beer mug"]), guidance=2.0)
+        x     = run.draw(2, caption=["red apple", "beer mug"], guidance=2.0)
         """.replace("        ", "")
     )
     embed, seed = EmojiCaptions(), tour.options.seed
     source = embed(list(ASKED))
-    for sampled, title in ((False, "from the mean of each caption's latents"), (True, "from a sample of them")):
-        x = crossflow.generate(run.field, source, steps=25, guidance=GUIDANCE, seed=seed, sampled=sampled)
+    for temperature, title in ((0.0, "from the mean of each caption's latents"), (1.0, "from a sample of them")):
+        x = crossflow.generate(run.field, source, steps=25, guidance=GUIDANCE, seed=seed, temperature=temperature)
         page.picture(_sheet(data, x), f"{', '.join(ASKED)}: {title}", sharp=True)
-    first, last = (crossflow.start(run.field, source[k : k + 1], sampled=False)[0] for k in (1, 3))
+    first, last = (crossflow.start(run.field, source[k : k + 1], temperature=0.0)[0] for k in (1, 3))
     line = crossflow.flow(run.field, crossflow.interpolate(first, last, 10), steps=25, guidance=GUIDANCE)
     page.picture(_sheet(data, line), f"From {ASKED[1]} to {ASKED[3]}: flows from between their latents", sharp=True)
-    green, red, yellow = (crossflow.start(run.field, source[k : k + 1], sampled=False) for k in (2, 1, 3))
+    green, red, yellow = (crossflow.start(run.field, source[k : k + 1], temperature=0.0) for k in (2, 1, 3))
     total = crossflow.combine((1.0, yellow), (1.0, green), (-1.0, red))
     summed = crossflow.flow(run.field, torch.cat((yellow, green, red, total)), steps=25, guidance=GUIDANCE)
     page.picture(_sheet(data, summed), "yellow heart, green apple, red apple; and first + second - third", sharp=True)

@@ -1,5 +1,6 @@
 """Where the flows of an objective begin, and what their ends stand for; on the way of a training and afterwards."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from rheos.core.base import Cond, Source
 from rheos.core.draws import Draws
+from rheos.core.errors import OptionError
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
 from rheos.core.state import State, map_state
 
-__all__ = ["Begins", "given", "looked_at"]
+__all__ = ["Begins", "check_temperature", "given", "looked_at"]
 
 
 @runtime_checkable
@@ -23,14 +25,22 @@ class Begins(Protocol):
     def consumes(self) -> tuple[str, ...]:
         """Columns that say where a flow begins; the network never sees them."""
 
-    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws) -> State:
-        """States at t = 0 of rows with these columns; of x1 only the shape matters."""
+    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws, temperature: float = 1.0) -> State:
+        """States at t = 0 of rows with these columns, with noise of a temperature; of x1 only the shape matters."""
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What a state at t = 1 stands for, of the data's kind."""
 
 
-def given(law: object, field: Field, x: Tensor, cond: Mapping[str, Tensor], draws: Draws) -> dict[str, Any]:
+def check_temperature(temperature: float) -> None:
+    """Raise `OptionError` unless it is a number of at least 0."""
+    if isinstance(temperature, bool) or not 0 <= temperature < math.inf:
+        raise OptionError(f"temperature must be 0 or positive and finite, got {temperature}.")
+
+
+def given(
+    law: object, field: Field, x: Tensor, cond: Mapping[str, Tensor], draws: Draws, temperature: float = 1.0
+) -> dict[str, Any]:
     """What `sample.draw` is told of rows: the conditions of the network, and where flows begin if not at fresh noise.
 
     Args:
@@ -39,22 +49,39 @@ def given(law: object, field: Field, x: Tensor, cond: Mapping[str, Tensor], draw
         x: Rows of the data's shape.
         cond: Columns of these rows.
         draws: One stream a row.
+        temperature: What the noise at the start is multiplied by; 0 begins at its mean.
 
     Raises:
         ConditionError: If a column is missing that says where flows begin.
+        OptionError: For a negative temperature, or one other than 1 where flows begin at no normal noise.
     """
+    check_temperature(temperature)
     consumed = getattr(law, "consumes", ())
     kept: dict[str, Any] = {name: v for name, v in cond.items() if name not in consumed}
     provided = {n: v for n, v in getattr(law, "provides", {}).items() if n in field.conditions}
     source = law if isinstance(law, Source) else getattr(law, "source", None)
     with torch.no_grad():
         if isinstance(law, Begins):
-            kept["source"] = law.starts(field, x, dict(cond), draws)
+            kept["source"] = law.starts(field, x, dict(cond), draws, temperature)
         elif isinstance(source, Source) and not source.noise:
-            start = source(x, dict(cond), draws)
-            level = field.path.law.sigma(field.finite[0]) if isinstance(field.path, AffinePath) else 1.0
-            kept["source"] = start if level == 1.0 else map_state(lambda v: v * level, start)
+            _refuse_temperature(temperature)
+            kept["source"] = _levelled(field, source(x, dict(cond), draws))
+        elif temperature != 1.0:
+            if not isinstance(field.path, AffinePath):
+                _refuse_temperature(temperature)
+            kept["source"] = _levelled(field, draws.normal(x, "source"), temperature)
     return {**kept, **provided}
+
+
+def _levelled(field: Field, start: State, factor: float = 1.0) -> State:
+    """At the noise level of the path's first time."""
+    level = factor * (field.path.law.sigma(field.finite[0]) if isinstance(field.path, AffinePath) else 1.0)
+    return start if level == 1.0 else map_state(lambda v: v * level, start)
+
+
+def _refuse_temperature(temperature: float) -> None:
+    if temperature != 1.0:
+        raise OptionError(f"These flows begin at no normal noise, so temperature={temperature:g} has no meaning.")
 
 
 def looked_at(law: object, field: Field, x: State) -> Tensor:

@@ -30,7 +30,6 @@ from rheos.core.sources import Gaussian
 from rheos.core.state import State
 from rheos.core.times import shifted
 from rheos.data.dataset import Data
-from rheos.data.embedding import embedded
 from rheos.nets.source_encoder import SourceEncoder
 from rheos.nets.tower import Tower
 from rheos.train.crosschecks import check_parts, look
@@ -42,7 +41,7 @@ from rheos.train.textcode import fit_texts
 
 __all__ = [
     "INDICATOR", "AheadEuler", "CrossFlow", "CrossNet", "SourceLosses", "combine", "contrast", "cross_field",
-    "cross_net", "embedded", "fit_texts", "flow", "generate", "interpolate", "kl", "permuted", "start",
+    "cross_net", "fit_texts", "flow", "generate", "interpolate", "kl", "permuted", "start",
 ]  # fmt: skip
 
 _SHOWN = "shown target"  # no name of a network's condition has a space
@@ -258,11 +257,11 @@ class CrossFlow:
             parts["reconstruction"] = functional.mse_loss(told, wanted.to(told), reduction="none").mean(1)
         return parts
 
-    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws) -> State:
-        """Where the pictures begin that a training shows."""
+    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws, temperature: float = 1.0) -> State:
+        """Where flows of these sources begin."""
         net = cross_net(field)
         noise = cast(Tensor, Gaussian()(net.encode(cast(Tensor, x1)), cond, draws))
-        return net.begin(self._column(cond, self.source), cond.get(self.mask or ""), noise).z
+        return net.begin(self._column(cond, self.source), cond.get(self.mask or ""), noise).at(temperature)
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What of a state a training shows."""

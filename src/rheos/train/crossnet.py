@@ -13,6 +13,7 @@ from rheos.core.errors import ConditionError, OptionError, ShapeError
 from rheos.core.field import Field
 from rheos.nets.source_encoder import LOG_VARIANCE, SourceEncoder
 from rheos.nets.tower import Tower
+from rheos.train.beginnings import check_temperature
 from rheos.train.latents import decoded, encoded
 
 __all__ = ["CONDITIONAL", "INDICATOR", "SIGMA_MIN", "CrossNet", "Start", "cross_net"]
@@ -40,6 +41,15 @@ class Start(NamedTuple):
     mean: Tensor
     log_variance: Tensor
     clamped: Tensor
+
+    def at(self, temperature: float) -> Tensor:
+        """The sample with its distance from the mean multiplied by a temperature.
+
+        Raises:
+            OptionError: If it is negative.
+        """
+        check_temperature(temperature)
+        return self.z if temperature == 1.0 else self.mean + temperature * (self.z - self.mean)
 
 
 @final

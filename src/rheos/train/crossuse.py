@@ -26,7 +26,7 @@ def start(
     mask: Tensor | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
-    sampled: bool = True,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Latents z_0 of sources, where their flows begin.
 
@@ -35,17 +35,17 @@ def start(
         source: Rows of the source, embedded as in training.
         mask: Of its tokens.
         seed: One integer for all, or one a row.
-        sampled: Draw from the encoder's law, or take its mean.
+        temperature: What the encoder's standard deviation is multiplied by; 0 is its mean.
 
     Raises:
-        OptionError: For a field of another kind.
+        OptionError: For a field of another kind, or a negative temperature.
     """
     net = cross_net(field)
     seeds = row_seeds(seed, len(source))
     like = torch.empty(len(source), *net.encoder.shape, dtype=field.dtype, device=field.device)
     noise = cast(Tensor, Draws(seeds.to(field.device)).normal(like, "source"))
     begun = net.begin(source.to(field.device), None if mask is None else mask.to(field.device), noise)
-    return begun.z if sampled else begun.mean
+    return begun.at(temperature)
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def generate(
     mask: Tensor | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
-    sampled: bool = True,
+    temperature: float = 1.0,
     **options: object,
 ) -> Tensor:
     """Targets of sources: `start`, then `flow`.
@@ -105,7 +105,7 @@ def generate(
         source: Rows of the source, embedded as in training.
         mask: Of its tokens.
         seed: One integer for all, or one a row.
-        sampled: Begin at a sample of the encoder's law, or at its mean.
+        temperature: Of the start, as in `start`; 0 begins at the encoder's mean.
         **options: Of `flow`: steps, solver, guidance, batch.
 
     Example:
@@ -115,7 +115,7 @@ def generate(
         >>> generate(field, torch.eye(3), steps=2, guidance=2.0).shape
         torch.Size([3, 4])
     """
-    z = start(field, source, mask, seed=seed, sampled=sampled)
+    z = start(field, source, mask, seed=seed, temperature=temperature)
     return flow(field, z, seed=seed, **options)  # type: ignore[arg-type]
 
 

@@ -105,6 +105,7 @@ def draw_run(
     solver: Solver | str | None = None,
     guidance: float | CFG | None = None,
     seed: int | Sequence[int] | Tensor = 0,
+    temperature: float = 1.0,
     batch: int | None = None,
 ) -> Drawn:
     """Draw samples of a run.
@@ -117,6 +118,8 @@ def draw_run(
         solver: A name or a `Solver`.
         guidance: Scale of classifier-free guidance.
         seed: One integer for all, or one a row.
+        temperature: What the noise at the start is multiplied by: below 1 samples are closer to what is typical (0 is
+            one sample a condition), at the price of variety.
         batch: Rows at a time.
 
     Raises:
@@ -124,14 +127,20 @@ def draw_run(
         OptionError: For guidance of a flow that has no null branch.
     """
     run.check_guidance(2.0 if isinstance(guidance, CFG) else guidance)
-    told = told_of(run, n, cond or {}, seed)
+    told = told_of(run, n, cond or {}, seed, temperature)
     solution = draw_solution(
         run.field, n, steps=steps, solver=solver, guidance=guidance, seed=seed, batch=batch, **told
     )
     return Drawn(run.decode(looked_at(law_of(run), run.field, solution.x)), solution)
 
 
-def told_of(run: "Run", n: int, cond: Mapping[str, Any], seed: int | Sequence[int] | Tensor = 0) -> dict[str, Any]:
+def told_of(
+    run: "Run",
+    n: int,
+    cond: Mapping[str, Any],
+    seed: int | Sequence[int] | Tensor = 0,
+    temperature: float = 1.0,
+) -> dict[str, Any]:
     """What `sample.draw` is told of n rows: conditions, and where flows begin if not at fresh noise.
 
     Args:
@@ -139,10 +148,11 @@ def told_of(run: "Run", n: int, cond: Mapping[str, Any], seed: int | Sequence[in
         n: How many.
         cond: Columns of the data, as in `draw_run`.
         seed: Of encoded or random starts: one integer for all, or one a row.
+        temperature: Of these starts.
     """
     field = run.field
     if field.shape is None:
         raise ConditionError("This run does not know the shape of its data.")
     like = torch.zeros(n, *field.shape, dtype=field.dtype, device=field.device)
     draws = Draws(row_seeds(seed, n).to(field.device))
-    return given(law_of(run), field, like, columns(run, cond, n), draws)
+    return given(law_of(run), field, like, columns(run, cond, n), draws, temperature)

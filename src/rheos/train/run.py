@@ -113,8 +113,8 @@ class Run:
         Args:
             n: How many.
             seed: One integer for all, or one a row; a row's sample depends on its own seed alone.
-            **options: steps, solver, guidance, batch as in `sample.draw`; all else are columns of the data, one value
-                or one a row: label=3, mask=..., or caption="red apple" where the data are embedded.
+            **options: steps, solver, guidance, batch, temperature as in `train.draw_run`; all else are columns of the
+                data, one value or one a row: label=3, mask=..., or caption="red apple" where the data are embedded.
 
         Raises:
             ConditionError: For columns that the flow does not know, or lacks.
@@ -122,7 +122,8 @@ class Run:
         """
         from rheos.train.drawing import draw_run
 
-        told = {name: options.pop(name) for name in ("steps", "solver", "guidance", "batch") if name in options}
+        own = ("steps", "solver", "guidance", "batch", "temperature")
+        told = {name: options.pop(name) for name in own if name in options}
         return draw_run(self, n, options, seed=seed, **told).x
 
     def check_guidance(self, scale: float | None) -> None:

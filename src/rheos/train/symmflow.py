@@ -160,14 +160,15 @@ class SymmFlow:
         logs = {"loss_image": first.detach().mean(), "loss_semantics": second.detach().mean()}
         return Loss(w * first + (1 - w) * second, plan.weight.to(first), logs)
 
-    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws) -> State:
+    def starts(self, field: Field, x1: State, cond: Cond, draws: Draws, temperature: float = 1.0) -> State:
         """Where pictures of labels begin, as in `generate`: noise (or zero, see `noise`), and the label's code.
 
         Raises:
             ConditionError: If there is no such column.
         """
         start = begin(field, self._column(cond), tuple(cast(Tensor, x1).shape[1:]), draws)
-        return start if self.noise != "semantics" else {**start, IMAGE: torch.zeros_like(start[IMAGE])}
+        level = 0.0 if self.noise == "semantics" else temperature
+        return start if level == 1.0 else {**start, IMAGE: level * start[IMAGE]}
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What of a state a training shows: the picture."""
