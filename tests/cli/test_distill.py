@@ -59,6 +59,12 @@ def test_given_again_it_goes_on_from_what_is_there(distilled, blobs_run, rheos):
     assert [e["steps"] for e in again["entries"]] == [e["steps"] for e in plain["entries"]]
 
 
+def test_another_budget_in_the_same_folder_is_one_sentence_that_names_both(distilled, blobs_run, rheos):
+    told = rheos("distill", blobs_run, *FEW, "--budget", "8s", "--out", distilled[1])
+    assert told.code == 2
+    assert re.search(r"holds a contest with another budget \(4 s, now 8 s\).* choose another out", told.err)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
 def test_a_budget_is_a_time(text, seconds):
     assert seconds_of(text) == seconds
@@ -105,3 +111,48 @@ def test_a_run_on_too_few_rows_is_refused(rheos, few_rows):
     told = rheos("distill", few_rows(30))
     assert told.code == 2
     assert re.search(r"compared on 40 rows at least; this run trained on \d+", told.err)
+
+
+@pytest.fixture(scope="module")
+def latent_run(tmp_path_factory):
+    """A flow of a few steps in the latents of digits, with 100 rows held out."""
+    from rheos import core, train
+    from rheos.data import load
+    from rheos.nets import Autoencoder, UNet
+
+    folder = tmp_path_factory.mktemp("latent")
+    quick = train.Options(batch=8, warmup=0, sample_every=0, save_every=0)
+    spec = {"source": "digits", "limit": 500, "split": ["train", 0.2, 0]}
+    net = Autoencoder(1, factor=2, width=8)
+    train.autoencoder(load(**spec), net=net, steps=2, out=folder / "ae", options=quick, progress=False)
+    field = core.Field(UNet(4, width=8, multipliers=(1,), attention=(), classes=10))
+    data = load(**spec, codec=folder / "ae")
+    train.fit(field, core.FlowMatching(), data, steps=2, out=folder / "run", options=quick, progress=False)
+    return folder / "run"
+
+
+def test_a_flow_in_latents_is_judged_by_pictures_and_its_winners_draw_pictures(latent_run, rheos, tmp_path):
+    out, few = tmp_path / "out", ("--evaluations", "2", "--n", "40", "--budget", "2s")
+    told = rheos("distill", latent_run, *few, "--methods", "reflow,boss,consistency", "--out", out, "--json")
+    assert told.code == 0
+    plain = json.loads(told.out)
+    assert {e["error"] for e in plain["entries"]} == {None}
+    assert all(e["figures"]["frechet"] > 0 for e in plain["entries"])  # features of pictures, not of latents
+    assert (out / "samples-2.png").read_bytes().startswith(b"\x89PNG")
+    drawn = rheos("sample", out / "winner-2", "--steps", "2", "--n", "2", "--out", tmp_path / "drawn")
+    assert drawn.code == 0
+    assert (tmp_path / "drawn" / "000000.png").read_bytes().startswith(b"\x89PNG")
+    # a student of pairs is measured by the pictures that its teacher learned from
+    for place in ("reflow", "boss-2"):
+        found = rheos("eval", out / place, "--n", "20", "--steps", "2", "--json")
+        assert found.code == 0
+        about = json.loads(found.out)
+        assert about["real_rows"] == 100
+        assert about["held_out"]
+        assert about["lines"][1]["frechet"] > 0
+
+
+def test_a_student_of_pairs_is_a_teacher_again(distilled, rheos, tmp_path):
+    words = ("--evaluations", "1", "--n", "20", "--budget", "1s", "--methods", "reflow")
+    told = rheos("distill", distilled[1] / "reflow", *words, "--out", tmp_path / "out")
+    assert told.code == 0

@@ -1,17 +1,24 @@
 """A contest on networks that are tiny: what is compared, not who wins."""
 
 import json
+import re
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rheos import core, metrics, nets
-from rheos.core.errors import OptionError, UnknownOptionError
+from rheos.core.errors import DataError, OptionError, RunError, UnknownOptionError
 from rheos.data import load
-from rheos.distill import METHODS, ContestOptions, Recipe, contest
-from rheos.distill.contenders import smaller
+from rheos.distill import METHODS, Contest, ContestOptions, PairStore, Recipe, contest, notes
+from rheos.distill.contenders import Contender, Stage, smaller
+from rheos.distill.notes import Note
+from rheos.train import Run
 
 QUICK = Recipe(steps=2, solver="euler", chunk=32)
 
@@ -85,3 +92,164 @@ def test_a_second_contest_replaces_the_winner_and_a_failing_judge_ends_nothing(
                     options=ContestOptions((1,), ("reflow",), seconds=1.0, samples=20, teacher=QUICK))  # fmt: skip
     assert found.best(1) is None
     assert found.runs == {}
+
+
+# --- continued contests ---------------------------------------------------------------------------------------------
+
+MODULE = sys.modules[ContestOptions.__module__]
+PLANE = load("moons", limit=200)
+ASKED = ContestOptions((1, 2), ("reflow",), seconds=1.0, samples=20, teacher=QUICK)
+
+
+def flow(seed: int = 0) -> core.Field:
+    torch.manual_seed(seed)
+    return core.Field(nets.MLP(2, hidden=8, depth=1, time_features=8), shape=(2,))
+
+
+def held(out: Path, options: ContestOptions = ASKED, field: core.Field | None = None, size: int = 200) -> Contest:
+    real = PLANE.batch(torch.arange(200)).x
+    return contest(
+        field or flow(), lambda x, _, __: {"d": metrics.sliced_wasserstein(x, real)}, PLANE.limit(size), out=out,
+        options=options, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contest]:
+    """A contest with one training for all numbers of evaluations, and one with a training for each."""
+    folder = tmp_path_factory.mktemp("contests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "_steps", lambda *_: 2)
+        held(folder / "each", replace(ASKED, methods=("progressive",)))
+        return folder, held(folder / "one")
+
+
+class Clock:
+    """Stands still until somebody works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(notes, "time", SimpleNamespace(perf_counter=clock.perf_counter))
+    return clock
+
+
+def test_the_seconds_of_a_training_that_was_interrupted_add_up(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = METHODS["reflow"], list[float]()
+
+    def make(stage: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
+        if out is None:  # a trial
+            return real.make(stage, k, steps, rows, out)
+        calls.append(7.0 if not calls else 3.0)
+        out.mkdir(exist_ok=True)
+        clock.now += calls[-1]
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return real.make(stage, k, steps, rows, out)
+
+    monkeypatch.setitem(METHODS, "reflow", Contender("reflow", make))
+    with pytest.raises(KeyboardInterrupt):
+        held(tmp_path)
+    found = held(tmp_path)
+    assert [e.seconds for e in found.entries if e.method == "reflow"] == [10.0, 10.0]
+    again = held(tmp_path)  # whose make takes three seconds to read what is there
+    assert [e.seconds for e in again.entries if e.method == "reflow"] == [10.0, 10.0]
+    assert len(calls) == 3
+
+
+def test_the_seconds_of_pairs_that_were_interrupted_add_up(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    real, calls = MODULE.generate, list[int]()
+
+    def generate(*args: object, **options: object) -> PairStore:
+        calls.append(len(calls))
+        clock.now += 5.0
+        store: PairStore = real(*args, **options)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return store
+
+    monkeypatch.setattr(MODULE, "generate", generate)
+    with pytest.raises(KeyboardInterrupt):
+        held(tmp_path)
+    assert held(tmp_path).seconds == 10.0
+    assert held(tmp_path).seconds == 10.0
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seconds": 60.0}, "another budget (1 s, now 60 s)"),
+        ({"guidance": 2.0}, "another guidance (1.0, now 2.0)"),
+        ({"seed": 3}, "another seed (0, now 3)"),
+        ({"teacher": replace(QUICK, steps=5)}, "another value of teacher.steps (2, now 5)"),
+        ({"methods": ("reflow", "boss")}, "reflow had 0.8 s of the budget, now 0.4 s"),
+        ({"seconds": 2.0, "seed": 4}, "another budget (1 s, now 2 s); another seed (0, now 4)"),
+    ],
+)
+def test_a_contest_that_is_asked_for_something_else_is_refused_and_nothing_changes(
+    finished: tuple[Path, Contest], change: dict[str, object], words: str
+) -> None:
+    place = finished[0] / "one"
+    before = {p: p.stat().st_mtime_ns for p in sorted(place.rglob("*")) if p.is_file()}
+    with pytest.raises(RunError, match=re.escape(words)) as told:
+        held(place, replace(ASKED, **change))  # type: ignore[arg-type]
+    assert str(place) in str(told.value)
+    assert "choose another out" in str(told.value)
+    assert {p: p.stat().st_mtime_ns for p in sorted(place.rglob("*")) if p.is_file()} == before
+
+
+def test_another_teacher_or_other_data_are_refused_and_other_ways_to_look_are_not(
+    finished: tuple[Path, Contest],
+) -> None:
+    place, first = finished[0] / "one", finished[1]
+    with pytest.raises(RunError, match="another teacher"):
+        held(place, field=flow(1))
+    with pytest.raises(RunError, match="another data"):
+        held(place, size=100)
+    more = held(place, replace(ASKED, samples=30, evaluations=(2,)))  # one training serves every number of them
+    assert more.pairs == first.pairs
+    assert [e.steps for e in more.entries if e.steps] == [2]
+
+
+def test_fewer_evaluations_leave_each_training_more_time_and_are_refused(finished: tuple[Path, Contest]) -> None:
+    with pytest.raises(RunError, match=r"progressive-2 had 0\.4 s of the budget, now 0\.8 s"):
+        held(finished[0] / "each", replace(ASKED, methods=("progressive",), evaluations=(2,)))
+
+
+def test_a_folder_that_does_not_say_what_it_was_asked_for_is_refused_and_damage_is_told(
+    finished: tuple[Path, Contest], tmp_path: Path
+) -> None:
+    place = shutil.copytree(finished[0] / "one", tmp_path / "copy")
+    (place / "rules.json").write_text("{")
+    with pytest.raises(DataError, match=r"rules\.json is damaged"):
+        held(place)
+    (place / "rules.json").unlink()
+    with pytest.raises(RunError, match="does not say what it was asked for"):
+        held(place)
+
+
+def test_seconds_of_work_that_is_gone_do_not_count(tmp_path: Path, clock: Clock) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    with Note(tmp_path / "n.json", made).timed():
+        clock.now += 2.0
+    assert Note(tmp_path / "n.json", made).seconds == 2.0
+    made.rmdir()
+    note = Note(tmp_path / "n.json", made)
+    assert note.seconds == 0.0
+    with note.timed():
+        clock.now += 1.0
+    assert note.seconds == 1.0

@@ -34,7 +34,7 @@ class Options:
 
     Students are measured against rows that training held out; winners are chosen on one half of them and reported on
     the other. The run of each winner is written beside the table, the plot and the pictures. A contest that was
-    interrupted goes on when the command is given again.
+    interrupted goes on when the command is given again; another budget, guidance or seed wants another --out.
 
     Args:
         run: The run directory, or a folder with a diffusers pipeline.
@@ -132,7 +132,8 @@ def _subject(options: Options) -> "tuple[Run | Field, Data | None, Cond | None, 
         order = ("frechet", "recall", "recognised", "sliced_wasserstein")
         return {name: figures[name] for name in order if figures.get(name) is not None}
 
-    return run, run.data(), None, judge
+    own = run.config["data"]["spec"].get("source") is not None  # a student's pairs are not read again
+    return run, run.data() if own else None, None, judge
 
 
 def _pipeline(options: Options) -> "tuple[Field, None, Cond | None, Judge]":

@@ -22,8 +22,11 @@ class Yardstick:
         from rheos.metrics import features
         from rheos.metrics.features import NAMES
 
-        spec = {k: v for k, v in run.config["data"]["spec"].items() if k != "codec"}
-        self.train = run.data() if run.codec is None else load(**spec)  # latents are judged by their pictures
+        about = run.config["data"]
+        real = about.get("real")  # of a student, what its teacher learned from
+        spec = {k: v for k, v in (real or about["spec"]).items() if k != "codec"}
+        own = real is None and run.codec is None
+        self.train = run.data() if own else load(**spec)  # latents are judged by their pictures
         rest = held_out(spec)
         self.fair = rest is not None
         self.data = rest if rest is not None else self.train

@@ -128,7 +128,6 @@ def boss(
     """
     how = how or Straightening()
     field = teacher.field if isinstance(teacher, Run) else teacher
-    names = tuple(teacher.config["data"]["class_names"]) if isinstance(teacher, Run) else ()
     _check(field, evaluations, how)
     student = _student(field, how.lora)
     with workplace(out) as folder:
@@ -136,10 +135,10 @@ def boss(
         times = _times(field, evaluations, how, folder, cond, shard[0] > 0, progress)
         with progress_bar("segments", how.rows, progress) as advance:
             store = generate_segments(
-                field, folder / "segments", how.rows, times, recipe=how.recipe, cond=cond, class_names=names,
-                keep=how.keep, shard=shard, progress=advance,
+                teacher, folder / "segments", how.rows, times, recipe=how.recipe, cond=cond, keep=how.keep,
+                shard=shard, progress=advance,
             )  # fmt: skip
-        store = _whole(store)
+        store = _whole(store).inheriting(teacher)
         objective = ChordMatching.of(store, evaluations if how.grid == "line" else 1, how.loss)
         return fit(
             student, objective, store.data(), steps=steps, out=folder if out is not None else None,

@@ -26,6 +26,7 @@ from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.query import Query
 from rheos.core.state import State, add, rows
 from rheos.data.dataset import Data
+from rheos.distill.inherited import inheriting
 from rheos.distill.mdt_dist import transport
 from rheos.distill.paired import Averaged, Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
@@ -155,6 +156,6 @@ def consistency(
         loss = replace(loss, teacher=Teacher(teacher, guidance))
     made = transport(teacher, cast(Teacher, loss.teacher).scale)
     return fit(
-        made, loss, data, steps=steps, out=out, options=options or Options(lr=3e-4), resume=out is not None,
-        progress=progress,
+        made, loss, inheriting(data, field), steps=steps, out=out, options=options or Options(lr=3e-4),
+        resume=out is not None, progress=progress,
     )  # fmt: skip

@@ -7,7 +7,6 @@ anew for each number of evaluations cuts its part again. Steps fit the time: a f
 Winners are chosen on one set of samples and reported on another.
 """
 
-import json
 import math
 import os
 import shutil
@@ -23,11 +22,10 @@ from torch import Tensor
 from rheos.core.base import Cond
 from rheos.core.errors import OptionError, RheosError, check_choice
 from rheos.core.field import Field
-from rheos.core.files import write_whole
 from rheos.data.dataset import Data
 from rheos.distill.contenders import METHODS, Contender, Stage
-from rheos.distill.kit import names_of
-from rheos.distill.pairs import Recipe, generate
+from rheos.distill.notes import Note, agree
+from rheos.distill.pairs import Recipe, fingerprint, generate
 from rheos.distill.store import PairStore
 from rheos.sample import draw_solution
 from rheos.train import Options, Run
@@ -90,7 +88,7 @@ class Entry:
         chosen_by: The first figure on the samples that winners were chosen by.
         parameters: Of the network that samples.
         steps: Optimiser steps.
-        seconds: Of training and its own preparations.
+        seconds: Of training and its own preparations, in all calls of a contest that was continued.
         sampling: Seconds of drawing all samples.
         error: Why there are no figures.
     """
@@ -115,7 +113,7 @@ class Contest:
     Args:
         entries: The teacher's lines first, then the methods'.
         pairs: Teacher samples that the methods on pairs learned from.
-        seconds: Of drawing them.
+        seconds: Of drawing them, in all calls.
         runs: Winner by number of evaluations.
         pictures: Some samples by method and number of evaluations, from the same noise.
     """
@@ -158,7 +156,7 @@ def contest(
     """Try few-step methods on a field, and keep the winners as runs.
 
     In `out`: `pairs`, a folder a training, and `winner-K`, a run for each number of evaluations. A contest that was
-    interrupted is continued there.
+    interrupted is continued there, and its seconds add up; one that is asked for something else needs another folder.
 
     Args:
         teacher: A run or a field on an affine path; `rheos.adapters.from_diffusers` makes one of a pipeline.
@@ -171,18 +169,23 @@ def contest(
         progress: Whether bars are drawn; None: on terminals.
 
     Raises:
+        RunError: If `out` holds a contest with another budget, guidance or seed, another teacher, data, conditions or
+            recipe, or other methods or evaluations, between which the budget was cut otherwise.
         RheosError: If the teacher cannot be sampled; a method that cannot run here has a line that says why.
     """
     how, folder = options or ContestOptions(), Path(out)
     field = teacher.field if isinstance(teacher, Run) else teacher
     names = how.methods or tuple(METHODS)
     recipe = replace(how.teacher, guidance=how.guidance, seed=how.seed + 1)
-    begun = time.perf_counter()
-    rows = _affordable(field, recipe, 0.2 * how.seconds, cond, folder)
-    say(f"Drawing {rows} samples of the teacher.")
-    given = _rows(cond, rows)
-    store = generate(field, folder / "pairs", rows, recipe=recipe, cond=given, class_names=names_of(teacher))
-    drawn = time.perf_counter() - begun
+    share = 0.8 * how.seconds / len(names)
+    agree(folder, _rules(field, data, how, cond), {
+        _note(place): part for name in names for place, part in _places(METHODS[name], how, share, folder)
+    })  # fmt: skip
+    note = Note(folder / "pairs.json", folder / "pairs")
+    with note.timed():
+        rows = _affordable(field, recipe, 0.2 * how.seconds, cond, folder)
+        say(f"Drawing {rows} samples of the teacher.")
+        store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=_rows(cond, rows))
     stage = Stage(teacher, store, data or own_samples(store), how.guidance, cond, Options(
         sample_every=0, save_every=0, seed=how.seed, lr=5e-4), progress)  # fmt: skip
     entries, runs, pictures = list[Entry](), dict[tuple[str, int], Run](), dict[tuple[str, int], Tensor]()
@@ -191,7 +194,7 @@ def contest(
         entry, pictures["teacher", k] = _measured("teacher", k, field, judge, how, drawn_with)
         entries.append(entry)
     for name in names:
-        for k, made in _trained(METHODS[name], stage, how, 0.8 * how.seconds / len(names), folder, say):
+        for k, made in _trained(METHODS[name], stage, how, share, folder, say):
             if isinstance(made, str):
                 entries.append(Entry(name, k, error=made))
                 continue
@@ -202,7 +205,7 @@ def contest(
                 continue
             entries.append(replace(entry, steps=made.steps, seconds=made.seconds))
             runs[name, k] = made.run
-    found = Contest(tuple(entries), len(store), drawn, {}, pictures)
+    found = Contest(tuple(entries), len(store), note.seconds, {}, pictures)
     winners = {k: runs[e.method, k] for k in how.evaluations if (e := found.best(k)) is not None}
     for k, run in winners.items():
         _replace(run, folder / f"winner-{k}")
@@ -234,9 +237,8 @@ def _rows(cond: Cond | None, n: int) -> Cond | None:
 
 def _affordable(field: Field, recipe: Recipe, seconds: float, cond: Cond | None, folder: Path) -> int:
     """How many samples the teacher draws in so many seconds; those of a store that is there already."""
-    index = folder / "pairs" / "store.json"
-    if index.exists():
-        return int(json.loads(index.read_text())["n"])
+    if (folder / "pairs" / "store.json").exists():
+        return int(PairStore(folder / "pairs").about["n"])
     few = 32
     given: dict[str, Any] = dict(_labels(field, few) if cond is None else _rows(cond, few) or {})
     guidance = None if recipe.guidance == 1 else recipe.guidance
@@ -257,33 +259,53 @@ def _trained(
     method: Contender, stage: Stage, how: ContestOptions, seconds: float, folder: Path, say: Callable[[str], None]
 ) -> list[tuple[int, _Made | str]]:
     """The method's runs, or why there are none, by number of evaluations."""
+    work = zip(how.evaluations, _places(method, how, seconds, folder), strict=False)
+    made = [_timed(method, stage, k, share, place, say) for k, (place, share) in work]
+    return [(k, made[0] if method.every else made[i]) for i, k in enumerate(how.evaluations)]
+
+
+def _places(method: Contender, how: ContestOptions, seconds: float, folder: Path) -> list[tuple[Path, float]]:
+    """Folder and seconds of the method's one training, or of that for each number of evaluations."""
     if method.every:
-        made = _timed(method, stage, how.evaluations[0], seconds, folder / method.name, say)
-        return [(k, made) for k in how.evaluations]
-    share = seconds / len(how.evaluations)
-    return [(k, _timed(method, stage, k, share, folder / f"{method.name}-{k}", say)) for k in how.evaluations]
+        return [(folder / method.name, seconds)]
+    return [(folder / f"{method.name}-{k}", seconds / len(how.evaluations)) for k in how.evaluations]
+
+
+def _rules(field: Field, data: Data | None, how: ContestOptions, cond: Cond | None) -> dict[str, Any]:
+    """What a contest that is continued may not change."""
+    plain = {k: v for k, v in asdict(how.teacher).items() if k not in ("guidance", "seed")}
+    return {
+        "budget": f"{how.seconds:g} s",
+        "guidance": how.guidance,
+        "seed": how.seed,
+        **{f"value of teacher.{k}": v for k, v in plain.items()},
+        "teacher fingerprint": fingerprint(field, {}),
+        "conditions fingerprint": fingerprint(field, cond) if cond else None,
+        "data fingerprint": None if data is None else data.fingerprint,
+    }
 
 
 def _timed(
     method: Contender, stage: Stage, k: int, seconds: float, folder: Path, say: Callable[[str], None]
 ) -> _Made | str:
     """One training that takes so many seconds."""
-    note = folder.with_suffix(".json")
+    note = Note(_note(folder), folder)
     try:
-        if note.exists():
-            steps = int(json.loads(note.read_text())["steps"])
-        else:
+        if note["steps"] is None:
             say(f"Timing a few steps of {folder.name}.")
-            steps = _steps(method, stage, k, seconds)
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(note, json.dumps({"steps": steps}))
+            note.settle(steps=_steps(method, stage, k, seconds), share=seconds)
+        steps = int(note["steps"])
         say(f"Training {folder.name}: {steps} steps.")
-        begun = time.perf_counter()
-        run = method.make(stage, k, steps, len(stage.pairs), folder)
+        with note.timed():
+            run = method.make(stage, k, steps, len(stage.pairs), folder)
     except RheosError as error:
         say(f"{folder.name} cannot run here: {error}")
         return str(error)
-    return _Made(run, steps, time.perf_counter() - begun)
+    return _Made(run, steps, note.seconds)
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.json")
 
 
 def _steps(method: Contender, stage: Stage, k: int, seconds: float) -> int:

@@ -32,6 +32,7 @@ from rheos.core.state import State
 from rheos.core.times import PiecewiseTime, times
 from rheos.data.dataset import Data
 from rheos.distill.chords import ChordMatching
+from rheos.distill.inherited import field_of, inheriting
 from rheos.distill.kit import Known, known, start_of, student_of
 from rheos.distill.segment_store import SegmentStore
 from rheos.distill.store import PairStore
@@ -215,7 +216,7 @@ class Distillation(FlowMatching):
 
     coupling: Coupling | str = field(default_factory=GivenPairs)
     times: TimeDistribution | str = field(default_factory=lambda: AtTimes((0.0,)))
-    source: Source | str = field(default_factory=lambda: FromCondition("x0"))
+    source: Source | str = field(default_factory=lambda: FromCondition("x0", noise=True))
     loss_on: Kind | None = "velocity"
     dropout: float = 0.0
 
@@ -245,7 +246,7 @@ def usual_options() -> Options:
 
 
 def distil(
-    student: Field,
+    student: Field | Run,
     pairs: PairStore | Data | SegmentStore,
     *,
     steps: int,
@@ -258,7 +259,8 @@ def distil(
     """Train a copy of a field to jump where pairs lead.
 
     Args:
-        student: Where to begin, on the linear path: the straightened flow, or a smaller network.
+        student: Where to begin, on the linear path: the straightened flow, or a smaller network. A run hands its codec
+            on where the pairs know none.
         pairs: Drawn from the flow that is distilled; or its segments (`generate_segments`) between the times of a
             student with as many Euler steps, whose chords are then the targets.
         steps: Optimiser steps.
@@ -282,11 +284,11 @@ def distil(
             raise OptionError(f"These are {pairs.segments} segments a path, got schedule={schedule!r}. Leave it out.")
         data, objective = pairs.data(), ChordMatching.of(pairs, premetric=loss)
     else:
-        have = known(pairs, student)
+        have = known(pairs, field_of(student))
         data, objective = have[0], distillation(have, schedule, loss)
     return fit(
-        begun(student, guidance_of(pairs)), objective, data, steps=steps, out=out, options=options or usual_options(),
-        resume=out is not None, progress=progress,
+        begun(field_of(student), guidance_of(pairs)), objective, inheriting(data, student), steps=steps, out=out,
+        options=options or usual_options(), resume=out is not None, progress=progress,
     )  # fmt: skip
 
 

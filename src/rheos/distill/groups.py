@@ -19,8 +19,8 @@ from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import ConditionError, OptionError, ShapeError
 from rheos.core.field import Field
 from rheos.core.state import State, map_state, where_rows
-from rheos.distill.pairs import balanced
-from rheos.sample.draw import conditions, draw
+from rheos.distill.pairs import balanced, level_of
+from rheos.sample.draw import conditions, draw, grid_for
 
 __all__ = ["Flip", "Group", "QuarterTurns", "Together", "check_equivariant", "equivariance_gap"]
 
@@ -169,7 +169,7 @@ def equivariance_gap(field: Field, group: Group, n: int = 32, steps: int = 8, co
         raise OptionError("This field does not know the shape of its data; set field.shape first.")
     given = conditions(field, n, dict(balanced(field, n, cond)))
     x0 = cast(Tensor, Draws(row_seeds(0, n)).normal(torch.empty(n, *field.shape, dtype=field.dtype), "gap"))
-    x0 = x0.to(field.device)
+    x0 = x0.to(field.device) * level_of(field, grid_for(field, steps)[0])  # where sampling begins
     x1 = draw(field, n, steps=steps, source=x0, **cast("dict[str, Any]", given))
     unrelated = 2 * x1.double().flatten(1).var(0, correction=1).sum()
     gaps = []

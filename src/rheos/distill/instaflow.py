@@ -23,7 +23,8 @@ from rheos.core.base import Cond, Premetric
 from rheos.core.errors import OptionError, check_choice
 from rheos.core.field import Field
 from rheos.distill.distillation import distil, seen, usual_options
-from rheos.distill.kit import check_teacher, drawn, names_of, same_teacher, start_of, workplace
+from rheos.distill.inherited import names_of
+from rheos.distill.kit import check_teacher, drawn, same_teacher, start_of, workplace
 from rheos.distill.pairs import Recipe
 from rheos.distill.reflow import reflow
 from rheos.distill.rfpp import retimed
@@ -157,8 +158,9 @@ def instaflow(
     check_teacher(flow, cond)
     if pairs is not None:
         same_teacher(flow, pairs)
+        pairs = pairs.inheriting(teacher)
     with workplace(out) as folder:
-        work = _Work(folder, out is not None, how, options, cond, names_of(teacher), progress)
+        work = _Work(folder, out is not None, how, options, cond, teacher, progress)
         for k in range(how.rounds):
             given = pairs if k == 0 and pairs is not None else work.triplets(flow, k)
             flow = work.straightened(flow, given, k)
@@ -176,7 +178,7 @@ class _Work:
     how: Stages
     options: Options
     cond: Cond | None
-    names: tuple[str, ...]
+    teacher: Run | Field
     progress: bool | None
 
     def _out(self, name: str) -> Path | None:
@@ -185,7 +187,7 @@ class _Work:
     def triplets(self, flow: Field, k: int) -> PairStore:
         """What stage k learns from: samples of the flow of k reflows."""
         recipe = self.how.recipe(flow, k, self.options.seed)
-        return drawn(flow, self.folder / f"pairs-{k}", self.how.pairs, recipe, self.cond, self.names, self.progress)
+        return drawn(flow, self.folder / f"pairs-{k}", self.how.pairs, recipe, self.cond, self.teacher, self.progress)
 
     def targets(self, flow: Field) -> PairStore | SegmentStore:
         """What the student learns from: samples of the last flow, or segments of its paths."""
@@ -197,10 +199,11 @@ class _Work:
         fine = recipe.times(flow)
         times = fine[:: plain.steps // how.evaluations]
         with progress_bar("segments", how.pairs, self.progress) as advance:
-            return generate_segments(
+            store = generate_segments(
                 flow, self.folder / f"segments-{k}", how.pairs, times, recipe=recipe, cond=self.cond,
-                class_names=self.names, progress=advance,
+                class_names=names_of(self.teacher), progress=advance,
             )  # fmt: skip
+        return store.inherits(self.teacher)
 
     def straightened(self, flow: Field, pairs: PairStore, k: int) -> Field:
         """Reflow k + 1."""

@@ -19,19 +19,20 @@ from rheos.core.base import Cond, Coupling, Pairs
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, OptionError, ShapeError
 from rheos.core.field import Field
-from rheos.core.paths import AffinePath
 from rheos.core.state import State
 from rheos.core.transport import check_rows
 from rheos.data.dataset import Data
-from rheos.distill.pairs import Recipe, fingerprint
+from rheos.distill.inherited import field_of
+from rheos.distill.pairs import Recipe, fingerprint, level_of
 from rheos.distill.store import FORMAT, PairStore, fill
 from rheos.sample.inversion import invert
+from rheos.train import Run
 
 __all__ = ["MixedPairs", "invert_pairs"]
 
 
 def invert_pairs(
-    field: Field,
+    field: Field | Run,
     data: Data,
     folder: str | Path,
     *,
@@ -41,7 +42,7 @@ def invert_pairs(
     """Walk every row of a data set back to its noise, and keep both.
 
     Args:
-        field: The teacher.
+        field: The teacher, a field or a run, whose codec the store then keeps.
         data: Real samples in the teacher's range; their conditions go into the inversion and into the store.
         folder: Created, or continued if it holds an unfinished store of the same recipe, teacher and data.
         recipe: Steps, solver, grid, chunk; guidance must be 1, and the noise is stored.
@@ -57,7 +58,7 @@ def invert_pairs(
         ConditionError: If the field needs a condition that the data do not carry.
         RunError: If the folder holds a store of another recipe, teacher or data, or anything else.
     """
-    recipe = recipe or Recipe(steps=50)
+    recipe, teacher, field = recipe or Recipe(steps=50), field, field_of(field)
     if recipe.noise == "seed" or recipe.guidance != 1.0:
         raise OptionError(
             "Inverted noise belongs to no seed, and guidance is not undone: use Recipe(noise='stored', guidance=1)."
@@ -91,7 +92,7 @@ def invert_pairs(
         part = {name: v[start:stop].to(field.device) for name, v in given.items()}
         return {"x0": _noise(field, x1.to(field.device, field.dtype), recipe, part), "x1": x1}
 
-    return fill(Path(folder), about, columns, recipe.chunk, make, progress)
+    return fill(Path(folder), about, columns, recipe.chunk, make, progress).inherits(teacher)
 
 
 def _noise(field: Field, x1: Tensor, recipe: Recipe, cond: Cond) -> Tensor:
@@ -99,7 +100,7 @@ def _noise(field: Field, x1: Tensor, recipe: Recipe, cond: Cond) -> Tensor:
     times = recipe.times(field)
     given: dict[str, Any] = dict(cond)
     latent = cast(Tensor, invert(field, x1, steps=times, solver=recipe.solver, **given).x)
-    level = float(field.path.law.sigma(times[0])) if isinstance(field.path, AffinePath) else 1.0
+    level = level_of(field, times[0])
     return latent if level == 1.0 else latent / level
 
 

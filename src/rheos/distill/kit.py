@@ -20,7 +20,8 @@ from rheos.core.query import Query
 from rheos.core.schedules import Linear
 from rheos.core.sources import FromCondition
 from rheos.data.dataset import Data
-from rheos.distill.pairs import Recipe, balanced, generate
+from rheos.distill.inherited import names_of
+from rheos.distill.pairs import Recipe, balanced, generate, level_of
 from rheos.distill.store import PairStore
 from rheos.sample.draw import conditions, draw_solution
 from rheos.sample.guidance import CFG
@@ -28,8 +29,7 @@ from rheos.show import progress_bar
 from rheos.train import Run
 
 __all__ = [
-    "Known", "check_teacher", "drawn", "known", "linear", "names_of", "same_teacher", "start_of",
-    "student_of", "workplace",
+    "Known", "check_teacher", "drawn", "known", "linear", "same_teacher", "start_of", "student_of", "workplace",
 ]  # fmt: skip
 
 LOOK = 2048
@@ -37,11 +37,6 @@ LOOK = 2048
 
 Known = tuple[Data, Source]
 """Pairs as a data set, and what reads their noise."""
-
-
-def names_of(teacher: Run | Field) -> tuple[str, ...]:
-    """Class names that a run knows."""
-    return tuple(teacher.config["data"]["class_names"]) if isinstance(teacher, Run) else ()
 
 
 def linear(field: Field) -> bool:
@@ -117,12 +112,24 @@ def drawn(
     n: int,
     recipe: Recipe,
     cond: Cond | None = None,
-    names: tuple[str, ...] = (),
+    of: Run | Field | None = None,
     progress: bool | None = None,
 ) -> PairStore:
-    """Pairs of a field with a bar, continued where they were left."""
+    """Pairs of a field with a bar, continued where they were left; class names and codec are those of the teacher `of`.
+
+    Args:
+        field: Draws them: the teacher, or a flow that was made of it.
+        folder: Of the store.
+        n: Rows.
+        recipe: How.
+        cond: Conditions with n rows.
+        of: The teacher.
+        progress: Whether a bar is drawn.
+    """
+    names = names_of(of) if of is not None else ()
     with progress_bar(folder.name, n, progress) as advance:
-        return generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, progress=advance)
+        store = generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, progress=advance)
+    return store.inherits(of) if of is not None else store
 
 
 def known(pairs: PairStore | Data, student: Field | None = None) -> Known:
@@ -142,7 +149,7 @@ def known(pairs: PairStore | Data, student: Field | None = None) -> Known:
     else:
         if "x0" not in (pairs.conditions or ()):
             raise OptionError("These data deliver no x0. Make pairs of them: rheos.distill.given_pairs(x0, x1).")
-        data, source = pairs, FromCondition("x0")
+        data, source = pairs, FromCondition("x0", noise=True)
     if student is not None and student.shape not in (None, data.shape):
         raise ShapeError(f"The pairs have samples of shape {data.shape}, the student's have {student.shape}.")
     rows = data.batch(torch.arange(min(len(data), LOOK)))
@@ -177,11 +184,10 @@ def same_teacher(field: Field, pairs: PairStore, rows: int = 4, tolerance: float
     index = torch.arange(min(rows, len(pairs)))
     x0, x1, cond = pairs.rows(index)
     times = recipe.times(field)
-    level = float(field.path.law.sigma(times[0])) if isinstance(field.path, AffinePath) else 1.0
     guidance = None if recipe.guidance == 1.0 else CFG(recipe.guidance)
     again = draw_solution(
         field, len(index), steps=times, solver=recipe.solver, seed=pairs.column("seed")[index], guidance=guidance,
-        source=x0.to(field.device, field.dtype) * level, **cond,
+        source=x0.to(field.device, field.dtype) * level_of(field, times[0]), **cond,
     ).x  # fmt: skip
     there, here = x1.double(), cast(Tensor, again).cpu().double()
     gap = float((there - here).norm() / here.norm().clamp(min=1e-12))

@@ -28,6 +28,7 @@ from rheos.core.paths import AffinePath
 from rheos.core.query import Query
 from rheos.core.state import State, add, rows, scale
 from rheos.data.dataset import Data
+from rheos.distill.inherited import inheriting
 from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
@@ -267,6 +268,6 @@ def mdt_dist(
         raise OptionError("guidance belongs to the objective's teacher here: TransportLoss(Teacher(field, guidance)).")
     loss = objective or TransportLoss(Teacher(teacher, guidance), after=round(0.7 * steps))
     return fit(
-        transport(teacher, loss.teacher.scale), loss, data, steps=steps, out=out, options=options or Options(lr=3e-4),
-        resume=out is not None, progress=progress,
+        transport(teacher, loss.teacher.scale), loss, inheriting(data, field), steps=steps, out=out,
+        options=options or Options(lr=3e-4), resume=out is not None, progress=progress,
     )  # fmt: skip

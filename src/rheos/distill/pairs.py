@@ -15,12 +15,14 @@ from rheos.core.errors import ConditionError, OptionError, ShapeError, check_cho
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
 from rheos.data.dataset import About, Data
+from rheos.distill.inherited import field_of, names_of
 from rheos.distill.store import FORMAT, PairStore, fill
 from rheos.sample.draw import conditions, draw_solution, grid_for
 from rheos.sample.grids import Grid
 from rheos.sample.guidance import CFG
+from rheos.train import Run
 
-__all__ = ["PairStore", "Recipe", "balanced", "classes_of", "fingerprint", "generate", "given_pairs"]
+__all__ = ["PairStore", "Recipe", "balanced", "classes_of", "fingerprint", "generate", "given_pairs", "level_of"]
 
 
 @final
@@ -70,7 +72,7 @@ class Recipe:
 
 
 def generate(
-    field: Field,
+    field: Field | Run,
     folder: str | Path,
     n: int,
     *,
@@ -82,12 +84,12 @@ def generate(
     """Draw n samples of a field and keep them beside their noise.
 
     Args:
-        field: The teacher; it must know its data's shape.
+        field: The teacher, which must know its data's shape; of a run the store keeps class names and codec too.
         folder: Created, or continued if it holds an unfinished store of the same recipe.
         n: Rows.
         recipe: Steps, solver, guidance, seed.
         cond: Conditions with n rows; labels are balanced when they are not given.
-        class_names: Names to keep beside labels; numbers unless given.
+        class_names: Names to keep beside labels; the run's, or numbers, unless given.
         progress: Called (done, n) after each chunk.
 
     Returns:
@@ -97,7 +99,7 @@ def generate(
         OptionError: For n < 1, a field without a shape, or conditions that cannot be made up.
         RunError: If the folder holds a store of another recipe, teacher or conditions, or anything else.
     """
-    recipe = recipe or Recipe()
+    recipe, teacher, field = recipe or Recipe(), field, field_of(field)
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
     if field.shape is None:
@@ -118,7 +120,7 @@ def generate(
         "shape": list(field.shape),
         "value_range": field.value_range,
         "conditions": sorted(given),
-        "class_names": list(class_names) or [str(k) for k in range(classes)],
+        "class_names": list(class_names or names_of(teacher)) or [str(k) for k in range(classes)],
     }
     columns = {"seed": seeds, **{f"cond_{name}": v for name, v in given.items()}}
 
@@ -127,7 +129,7 @@ def generate(
         x0, x1 = _drawn(field, seeds[start:stop], recipe, part)
         return {"x1": x1} if recipe.noise == "seed" else {"x0": x0, "x1": x1}
 
-    return fill(Path(folder), about, columns, recipe.chunk, make, progress)
+    return fill(Path(folder), about, columns, recipe.chunk, make, progress).inherits(teacher)
 
 
 def given_pairs(x0: Tensor, x1: Tensor, value_range: tuple[float, float] | None = None, **cond: Tensor) -> Data:
@@ -164,13 +166,18 @@ def _drawn(field: Field, seeds: Tensor, recipe: Recipe, cond: Cond) -> tuple[Ten
     times, m = recipe.times(field), len(seeds)
     noise = field.path.space.random(torch.empty(m, *cast("tuple[int, ...]", field.shape)), Draws(seeds), "source")
     assert isinstance(noise, Tensor)
-    level = float(field.path.law.sigma(times[0])) if isinstance(field.path, AffinePath) else 1.0
+    level = level_of(field, times[0])
     start = noise.to(field.device, field.dtype)
     solution = draw_solution(
         field, m, steps=times, solver=recipe.solver, seed=seeds, source=start if level == 1.0 else start * level,
         guidance=None if recipe.guidance == 1.0 else CFG(recipe.guidance), **cond,
     )  # fmt: skip
     return noise, cast(Tensor, solution.x)
+
+
+def level_of(field: Field, t: float) -> float:
+    """The factor of unit noise where a flow begins at time t: sigma, which is far from 1 on VE and EDM paths."""
+    return float(field.path.law.sigma(t)) if isinstance(field.path, AffinePath) else 1.0
 
 
 def fingerprint(field: Field, given: Cond) -> str:

@@ -23,6 +23,7 @@ from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.query import Query
 from rheos.core.state import State, add
 from rheos.data.dataset import Data
+from rheos.distill.inherited import inheriting
 from rheos.distill.mdt_dist import transport
 from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
@@ -133,8 +134,8 @@ def progressive(
         part = steps * (k + 1) // len(counts) - steps * k // len(counts)
         place = Path(out) / f"steps_{count:03d}" if out is not None else None
         run = fit(
-            transport(teacher, scale), loss, data, steps=part, out=place, options=options or Options(lr=3e-4),
-            resume=place is not None, progress=progress,
+            transport(teacher, scale), loss, inheriting(data, field), steps=part, out=place,
+            options=options or Options(lr=3e-4), resume=place is not None, progress=progress,
         )  # fmt: skip
         teacher = run.field
     return run

@@ -18,6 +18,7 @@ from rheos.core.objectives import FlowMatching
 from rheos.core.premetrics import premetric
 from rheos.core.times import times
 from rheos.data.dataset import Data
+from rheos.distill.inherited import field_of, inheriting
 from rheos.distill.kit import known, start_of
 from rheos.distill.store import PairStore
 from rheos.train import Options, Run, fit
@@ -26,7 +27,7 @@ __all__ = ["reflow"]
 
 
 def reflow(
-    field: Field,
+    field: Field | Run,
     pairs: PairStore | Data,
     *,
     steps: int,
@@ -42,7 +43,8 @@ def reflow(
 
     Args:
         field: The start of the student: the teacher, or another network. Off the linear path its raw output is taken
-            for a velocity (`Field.as_velocity`); `retimed` starts with the teacher's own samples instead.
+            for a velocity (`Field.as_velocity`); `retimed` starts with the teacher's own samples instead. A run hands
+            its codec on where the pairs know none.
         pairs: Drawn from the teacher by `generate`, or data that deliver "x0" (`given_pairs`).
         steps: Optimiser steps.
         out: Run directory, continued if it is there.
@@ -61,7 +63,7 @@ def reflow(
         ShapeError: For samples of another shape than the field's.
         RheosError: As `train.fit`.
     """
-    data, source = known(pairs, field)
+    data, source = known(pairs, field_of(field))
     objective = FlowMatching(
         coupling=coupling or GivenPairs(),
         source=source,
@@ -70,6 +72,6 @@ def reflow(
         dropout=dropout,
     )
     return fit(
-        start_of(field), objective, data, steps=steps, out=out, options=options, resume=out is not None,
-        progress=progress,
+        start_of(field_of(field)), objective, inheriting(data, field), steps=steps, out=out, options=options,
+        resume=out is not None, progress=progress,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from rheos.core.schedules import Linear
 from rheos.core.sources import FromCondition
 from rheos.core.time_laws import UShape
 from rheos.data.dataset import Data
+from rheos.distill.inherited import field_of, inheriting, names_of
 from rheos.distill.inverted import MixedPairs, invert_pairs
 from rheos.distill.kit import workplace
 from rheos.distill.pairs import Recipe, generate
@@ -257,17 +258,18 @@ def rfpp(
         raise OptionError("Given pairs are those of the first round; with rounds above 1 say how many to draw.")
     real = _real(teacher, data) if real_fraction else None
     with workplace(out) as folder:
-        work = _Work(folder, out is not None, how, options, evaluations, _names(teacher, data), progress)
+        names = data.class_names if data is not None else names_of(teacher)
+        work = _Work(folder, out is not None, how, options, evaluations, names, teacher, progress)
         field, run = work.on_line(field), None
         for k in range(1, how.rounds + 1):
-            known = work.drawn(field, pairs, k) if isinstance(pairs, int) else _known(pairs)
+            known = work.drawn(field, pairs, k) if isinstance(pairs, int) else _known(pairs, teacher)
             objective = how.objective(known[1], known[0].shape, known[0].delivers)
             run = work.fit(start, objective, known[0], steps, "flow" if k == 1 else f"flow-{k}")
             field, start = run.field, retimed(run.field)
         assert run is not None
         if real is None:
             return run
-        objective = work.mixed(work.on_line(_origin(teacher)), real, real_fraction, known)
+        objective = work.mixed(work.on_line(field_of(teacher)), real, real_fraction, known)
         return work.fit(start, objective, known[0], how.finetune or max(steps // 10, 1), "tuned", slower=10.0)
 
 
@@ -287,6 +289,7 @@ class _Work:
     options: Options
     evaluations: int
     class_names: tuple[str, ...]
+    teacher: Run | Field
     progress: bool | None
 
     @staticmethod
@@ -304,7 +307,7 @@ class _Work:
         with progress_bar(name, n, self.progress) as advance:
             store = generate(
                 field, self.folder / name, n, recipe=recipe, class_names=self.class_names, progress=advance
-            )
+            ).inherits(self.teacher)
         return store.data(), store.source
 
     def mixed(self, field: Field, real: Data, fraction: float, known: tuple[Data, Source]) -> FlowMatching:
@@ -333,16 +336,6 @@ def _student(field: Field, student: Field | None) -> Field:
     return student
 
 
-def _origin(teacher: Run | Field) -> Field:
-    return teacher.field if isinstance(teacher, Run) else teacher
-
-
-def _names(teacher: Run | Field, data: Data | None) -> tuple[str, ...]:
-    if data is not None:
-        return data.class_names
-    return tuple(teacher.config["data"]["class_names"]) if isinstance(teacher, Run) else ()
-
-
 def _real(teacher: Run | Field, data: Data | None) -> Data:
     if data is not None:
         return data
@@ -354,11 +347,11 @@ def _real(teacher: Run | Field, data: Data | None) -> Data:
     raise OptionError("real_fraction needs real data, and a field does not know any. Give them: data=....")
 
 
-def _known(pairs: PairStore | Data | str | Path) -> tuple[Data, Source]:
+def _known(pairs: PairStore | Data | str | Path, teacher: Run | Field) -> tuple[Data, Source]:
     """Given pairs, and what reads their noise."""
     if isinstance(pairs, Data):
         if "x0" not in (pairs.conditions or ()):
             raise OptionError("These data deliver no x0. Make pairs of them: rheos.distill.given_pairs(x0, x1).")
-        return pairs, FromCondition("x0")
-    store = pairs if isinstance(pairs, PairStore) else PairStore(pairs)
+        return inheriting(pairs, teacher), FromCondition("x0", noise=True)
+    store = (pairs if isinstance(pairs, PairStore) else PairStore(pairs)).inheriting(teacher)
     return store.data(), store.source

@@ -17,6 +17,7 @@ from torch import Tensor
 from rheos.core.errors import DataError, NonFiniteError, RunError
 from rheos.core.files import write_whole
 from rheos.data.dataset import About, Data
+from rheos.distill.inherited import Inheriting
 
 __all__ = ["SegmentStore", "opened", "write"]
 
@@ -25,7 +26,7 @@ Maps = dict[str, np.memmap[Any, Any]]
 
 
 @final
-class SegmentStore:
+class SegmentStore(Inheriting):
     """A complete or growing store; open it with its folder.
 
     Args:
@@ -119,7 +120,8 @@ class SegmentStore:
             range=value_range,
             delivers=value_range,
         )
-        return Data(x[1:].flatten(0, 1), columns, about, conditions=("x_s", "s", "t", *names))
+        made = Data(x[1:].flatten(0, 1), columns, about, conditions=("x_s", "s", "t", *names))
+        return self.inheritance.told(made)
 
 
 def opened(folder: Path, about: Mapping[str, Any], columns: Mapping[str, Tensor]) -> Maps:

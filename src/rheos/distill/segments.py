@@ -20,9 +20,11 @@ from rheos.core.field import Field
 from rheos.core.solver import Solver
 from rheos.distill.bellman_search import BellmanSearch
 from rheos.distill.fine import check_fine, nodes, walk
+from rheos.distill.inherited import field_of, names_of
 from rheos.distill.pairs import balanced, classes_of, fingerprint
 from rheos.distill.segment_store import FORMAT, SegmentStore, opened, write
 from rheos.sample.draw import conditions
+from rheos.train import Run
 
 __all__ = ["Filter", "SegmentRecipe", "SegmentStore", "generate_segments"]
 
@@ -68,7 +70,7 @@ class SegmentRecipe:
 
 
 def generate_segments(
-    field: Field,
+    field: Field | Run,
     folder: str | Path,
     n: int,
     times: Sequence[float] | None = None,
@@ -86,14 +88,14 @@ def generate_segments(
     whoever makes it. What was made before an interruption is not made again.
 
     Args:
-        field: The teacher; it must know its data's shape.
+        field: The teacher, which must know its data's shape; of a run the store keeps class names and codec too.
         folder: Created, or continued if it holds a store of the same recipe.
         n: Rows.
         times: The K + 1 times, all on the fine grid; every one of them unless given. A progressive distillation keeps
             every second time of its teacher's grid.
         recipe: Fine grid, solver, guidance, seed.
         cond: Conditions with n rows; labels are balanced when they are not given.
-        class_names: Names to keep beside labels; numbers unless given.
+        class_names: Names to keep beside labels; the run's, or numbers, unless given.
         keep: Whether a trajectory is good enough, from its end and conditions; rejected rows are drawn anew from other
             seeds, so the noise of what is kept is no longer quite normal.
         shard: (k, of): this call makes chunks k, k + of, ...
@@ -110,7 +112,7 @@ def generate_segments(
         DataError: If the filter keeps nothing in 20 attempts at a row.
         NonFiniteError: If the teacher gives a NaN.
     """
-    recipe = recipe or SegmentRecipe()
+    recipe, teacher, field = recipe or SegmentRecipe(), field, field_of(field)
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
     if not 0 <= shard[0] < shard[1]:
@@ -130,7 +132,7 @@ def generate_segments(
         "shape": list(field.shape or ()),
         "value_range": field.value_range,
         "conditions": sorted(given),
-        "class_names": list(class_names) or [str(k) for k in range(classes)],
+        "class_names": list(class_names or names_of(teacher)) or [str(k) for k in range(classes)],
     }
     columns = {"seed": row_seeds(recipe.seed, n), **{f"cond_{name}": v for name, v in given.items()}}
     maps = opened(Path(folder), about, columns)
@@ -145,7 +147,8 @@ def generate_segments(
         made += rows.stop - rows.start
         if progress is not None:
             progress(made, total)
-    return SegmentStore(folder)
+    store = SegmentStore(folder)
+    return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
 
 
 @final

@@ -45,7 +45,6 @@ from rheos.distill.kit import (
     drawn,
     known,
     linear,
-    names_of,
     same_teacher,
     student_of,
     workplace,
@@ -272,17 +271,17 @@ def slimflow(
         check_equivariant(large, how.group, cond)
     if pairs is not None:
         same_teacher(large, pairs)
+        pairs = pairs.inheriting(teacher)
     with workplace(out) as folder:
         at = (lambda name: folder / name) if out is not None else (lambda name: None)
-        names = names_of(teacher)
-        store = pairs or drawn(large, folder / "pairs", how.pairs, how.recipe, cond, names, progress)
+        store = pairs or drawn(large, folder / "pairs", how.pairs, how.recipe, cond, teacher, progress)
         flow = reflow(
             small, store, steps=how.steps, out=at("flow"), coupling=how.annealed(), options=options, progress=progress
         ).field
         own = store
         if how.source == "flow":
             recipe = replace(how.recipe, seed=how.recipe.seed + 1, guidance=1.0, grid=None)
-            own = drawn(flow, folder / "own", how.pairs, recipe, cond, names, progress)
+            own = drawn(flow, folder / "own", how.pairs, recipe, cond, teacher, progress)
         have = known(own, flow)
         terms = replace(distillation(have, how.schedule, loss), coupling=how.moved(GivenPairs()))
         objective = FlowGuided(terms, Teacher(flow), how.weight, how.span, how.first)

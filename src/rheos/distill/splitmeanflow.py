@@ -15,6 +15,7 @@ from rheos.core.field import Field
 from rheos.core.flowmap import FlowMapField
 from rheos.data.dataset import Data
 from rheos.distill.flowmaps import FlowMapLoss
+from rheos.distill.inherited import inheriting
 from rheos.distill.teacher import Teacher, field_of
 from rheos.nets.two_times import TwoTimeAdapter
 from rheos.train import Options, Run, fit
@@ -98,6 +99,6 @@ def splitmeanflow(
         loss = replace(loss, teacher=Teacher(teacher, guidance))
     made = student(teacher, loss.scale)
     return fit(
-        made, loss, data, steps=steps, out=out, options=options or Options(lr=3e-4), resume=out is not None,
-        progress=progress,
+        made, loss, inheriting(data, field), steps=steps, out=out, options=options or Options(lr=3e-4),
+        resume=out is not None, progress=progress,
     )  # fmt: skip

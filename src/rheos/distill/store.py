@@ -20,6 +20,7 @@ from rheos.core.files import write_whole
 from rheos.core.sources import FromCondition, FromSeed
 from rheos.data.dataset import About, Data
 from rheos.data.ranges import deliver, to_pictures
+from rheos.distill.inherited import Inheriting
 
 __all__ = ["PairStore", "fill"]
 
@@ -30,7 +31,7 @@ OLDER = {"grid": None, "noise": "stored", "store": "float32"}
 
 
 @final
-class PairStore:
+class PairStore(Inheriting):
     """A complete or growing store; open it with its folder.
 
     Args:
@@ -78,7 +79,7 @@ class PairStore:
     @property
     def source(self) -> Source:
         """What gives x0 to a batch of `data`: the column "x0", or the noise of the column "seed"."""
-        return FromSeed("seed") if self.seeded else FromCondition("x0")
+        return FromSeed("seed") if self.seeded else FromCondition("x0", noise=True)
 
     def column(self, name: str) -> Tensor:
         """A column's complete rows: "x0", "x1", "seed" or a condition.
@@ -111,7 +112,10 @@ class PairStore:
         return self._stored("x0")[index], x1, cond
 
     def data(self) -> Data:
-        """The pairs as a data set whose batches carry x0, or its seed, beside the conditions: see `source`."""
+        """The pairs as a data set whose batches carry x0, or its seed, beside the conditions: see `source`.
+
+        Pairs of a run in latents know its codec, if they were generated from the run, or `inheriting(run)`.
+        """
         if len(self) == 0:
             raise DataError(f"The pair store {self.folder} is empty.")
         names, carried = self.about["conditions"], "seed" if self.seeded else "x0"
@@ -123,7 +127,7 @@ class PairStore:
             range=BYTES if x1.dtype == torch.uint8 else value_range,
             delivers=value_range,
         )
-        return Data(x1, columns, about, conditions=(carried, *names))
+        return self.inheritance.told(Data(x1, columns, about, conditions=(carried, *names)))
 
 
 def fill(

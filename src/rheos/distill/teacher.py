@@ -17,6 +17,7 @@ from rheos.core.errors import ConditionError, OptionError
 from rheos.core.field import Field
 from rheos.core.query import Query
 from rheos.core.state import expand
+from rheos.distill.inherited import field_of
 from rheos.distill.pairs import fingerprint
 from rheos.train import Run
 
@@ -119,18 +120,6 @@ def _ask(field: Field, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     low, high = field.finite
     inside = t if (low, high) == (0.0, 1.0) else t.clamp(low, high)
     return cast(Tensor, field.answer(Query(x, inside, (inside, inside), cond, "velocity")).value)
-
-
-def field_of(given: Field | Run) -> Field:
-    """The field itself, or that of a run.
-
-    Raises:
-        OptionError: For anything else.
-    """
-    found = given.field if isinstance(given, Run) else given
-    if not isinstance(found, Field):
-        raise OptionError(f"A Run or a Field is wanted, got {type(given).__name__}.")
-    return found
 
 
 def refuse_shared(field: Field, teacher: Teacher) -> None:

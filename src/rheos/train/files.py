@@ -9,8 +9,8 @@ from typing import Any, final
 from rheos.core import config as plain
 from rheos.core.errors import OptionError, RheosError, RunError
 from rheos.core.objectives import Objective
+from rheos.data.codecs import LatentCodec
 from rheos.data.dataset import Coded
-from rheos.data.latents import Latents
 from rheos.train.card import card
 from rheos.train.checkpoint import (
     Checkpoint,
@@ -111,8 +111,9 @@ class Files:
 
     def codec(self, coded: Coded) -> None:
         """Put what decodes samples beside the weights, so that the run can be moved; once."""
-        if isinstance(coded, Latents):
-            self.team.together(lambda: None if (self.path / CODEC).exists() else coded.codec.save(self.path / CODEC))
+        codec: LatentCodec | None = getattr(coded, "codec", None)
+        if codec is not None:
+            self.team.together(lambda: None if (self.path / CODEC).exists() else codec.save(self.path / CODEC))
 
     def start(self, config: Mapping[str, Any], step: int) -> None:
         """Tell the trackers that the run goes on at a step."""

@@ -106,6 +106,8 @@ def _describe(field: Field, asked: Objective, objective: Objective, data: Data, 
     }
     if data.coded is not None:
         about["coded"] = data.coded.fingerprint
+    if data.about.real is not None:
+        about["real"] = dict(data.about.real)
     return {
         "format": FORMAT,
         "rheos": __version__,

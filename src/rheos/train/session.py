@@ -10,7 +10,6 @@ from rheos.core.errors import NonFiniteError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
 from rheos.data.dataset import Batch, Data
-from rheos.data.latents import Latents
 from rheos.train.checkpoint import restore
 from rheos.train.dist import Team
 from rheos.train.engine import Engine, trained
@@ -162,7 +161,7 @@ class Session:
         restore(trained(field), tensors.get("ema", tensors["model"]), None)
         field.eval().requires_grad_(False)
         path = self.files.path if self.files is not None else None
-        codec = self.data.coded.codec if isinstance(self.data.coded, Latents) else None
+        codec = getattr(self.data.coded, "codec", None)
         run = Run(self.config, self.done, field, tensors, path, self.lines, codec)
         if self.files is not None:
             self.files.describe(self.config, self.done, run.metrics() if self.team.leads else [])

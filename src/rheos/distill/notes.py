@@ -1,0 +1,111 @@
+"""What a contest writes down in its folder: what it was asked for, and how long its work took in all calls."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+from rheos.core.errors import DataError, RunError
+from rheos.core.files import write_whole
+
+__all__ = ["Note", "agree"]
+
+RULES = "rules.json"
+
+
+@final
+class Note:
+    """A file about one piece of work: what was settled before it, and its seconds in all calls together.
+
+    Args:
+        path: The file.
+        made: What the work leaves; where that is gone, its seconds count no longer.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+
+    def __init__(self, path: Path, made: Path) -> None:
+        self.path = path
+        self._values = _read(path) or {}
+        if not made.exists():
+            self._values.pop("seconds", None)
+            self._values.pop("done", None)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values.get(name)
+
+    @property
+    def seconds(self) -> float:
+        """Of all calls together."""
+        return float(self._values.get("seconds", 0.0))
+
+    def settle(self, **values: float) -> None:
+        """Write numbers down."""
+        self._values |= values
+        write_whole(self.path, json.dumps(self._values))
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Add the seconds of the block, also of one that is interrupted; what was finished before takes none."""
+        if self._values.get("done"):
+            yield
+            return
+        begun, done = time.perf_counter(), False
+        try:
+            yield
+            done = True
+        finally:
+            self.settle(seconds=self.seconds + time.perf_counter() - begun, done=done)
+
+
+def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) -> None:
+    """Write down what a contest is asked for; one that is there must have been asked for the same.
+
+    Args:
+        folder: Of the contest.
+        rules: By name, plain values; those whose names end in "fingerprint" are not shown.
+        shares: Seconds of each training, by its note.
+
+    Raises:
+        RunError: For a contest that was asked for something else; it says what differs.
+        DataError: If a file is damaged.
+    """
+    file, wanted = folder / RULES, json.loads(json.dumps(rules))
+    if not (folder / "pairs" / "store.json").exists():
+        write_whole(file, json.dumps(wanted, indent=1) + "\n")
+        return
+    old = _read(file)
+    if old is None:
+        raise RunError(f"{folder} holds a contest that does not say what it was asked for. Choose another out.")
+    differ = [_told(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
+    for note, share in () if differ else shares.items():
+        had = (_read(note) or {}).get("share")
+        if had is not None and not math.isclose(had, share):
+            differ.append(f"other methods or evaluations: {note.stem} had {had:.3g} s of the budget, now {share:.3g} s")
+    if differ:
+        raise RunError(
+            f"{folder} holds a contest with {'; '.join(differ)}. Ask for the same to continue it, or choose another "
+            "out.",
+            differ=differ,
+        )
+
+
+def _told(name: str, old: object, new: object) -> str:
+    if name.endswith("fingerprint"):
+        return f"another {name.removesuffix(' fingerprint')}"
+    return f"another {name} ({old}, now {new})"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(found, dict)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, AssertionError) as error:
+        raise DataError(f"{path} is damaged: {error}. Delete the folder, or choose another out.") from error
+    return found
