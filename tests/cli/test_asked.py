@@ -181,3 +181,119 @@ def test_a_source_that_is_no_noise_is_begun_at(rheos, tmp_path):
     start = Uniform()(torch.zeros(5, 2), {}, Draws(torch.arange(5)))
     wanted = draw(load(folder).field, 5, steps=3, solver="heun", source=start)
     np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+
+
+@pytest.fixture
+def coloured(tmp_path):
+    """Pictures of two classes whose names are numbers, with captions; a function that adds some."""
+    home = tmp_path / "coloured"
+
+    def add(name, rows):
+        folder = home / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for k in rows:
+            Image.new("RGB", (8, 8), (200, k, 0)).save(folder / f"{k:02d}.png")
+            (folder / f"{k:02d}.txt").write_text(f"{'red' if name == '2' else 'green'} {k % 3}", encoding="utf-8")
+
+    add("2", range(12))
+    add("5", range(12, 24))
+    home.mkdir(exist_ok=True)
+    return home, add
+
+
+def test_labels_beside_other_columns_are_those_of_the_same_rows(rheos, tmp_path):
+    rng, names = np.random.default_rng(0), np.array(["a", "b", "c"])
+    label = rng.integers(0, 3, 40)
+    x = rng.integers(0, 255, (40, 3, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "rows.npz", x=x, embedding=np.eye(3, dtype=np.float32)[label], label=names[label])
+    both = ('data.conditions=["embedding", "label"]', "field.net.width=8")
+    folder = trained(rheos, tmp_path / "run", tmp_path / "rows.npz", *both)
+    words = ("sample", folder, "--n", "3", "--steps", "1", "--out", tmp_path, "--json")
+    held = load(folder).held_out()
+    labels = held.columns["label"][torch.arange(1, 4) % len(held)]
+    assert torch.equal(held.columns["embedding"].argmax(1), held.columns["label"])
+    assert json.loads(rheos(*words, "--seed", "1").out)["labels"] == labels.tolist()
+    assert json.loads(rheos(*words, "--label", "b").out)["labels"] == [1, 1, 1]
+
+
+def test_a_class_that_is_called_a_number_is_meant_by_its_name(rheos, coloured, tmp_path):
+    home, _ = coloured
+    folder = trained(rheos, tmp_path / "run", home, "field.net.width=8")
+    words = ("sample", folder, "--n", "1", "--steps", "1", "--out", tmp_path, "--json")
+    assert json.loads(rheos(*words, "--label", "5").out)["labels"] == [1]
+    with Image.open(tmp_path / "000000.png") as picture:
+        assert picture.text["label"] == "5"
+    result = rheos(*words, "--label", "0")
+    assert result.code == 2
+    assert "label '0' is unknown" in result.err
+
+
+def test_data_that_changed_hold_other_rows_out_and_are_refused(rheos, coloured, tmp_path):
+    home, add = coloured
+    folder = trained(rheos, tmp_path / "run", home, "objective=SymmFlow", "field.net.net.width=8")
+    assert rheos("label", folder).code == 0
+    add("2", range(30, 36))
+    for verb in ("label", "eval"):
+        result = rheos(verb, folder)
+        assert result.code == 2
+        assert "has changed since this run" in result.err
+
+
+def test_given_rows_go_by_seed_and_are_brought_to_the_runs_size(rheos, scenes, tmp_path):
+    made = ("data.masks=" + str(scenes / "masks"), "objective=SymmFlow", "objective.column=mask")
+    folder = trained(rheos, tmp_path / "run", scenes / "pictures", *made, "field.net.net.width=8")
+    words = ("sample", folder, "--steps", "1", "--given", scenes / "masks")
+    assert rheos(*words, "--n", "5", "--out", tmp_path / "a").code == 0
+    assert rheos(*words, "--n", "1", "--seed", "3", "--out", tmp_path / "b").code == 0
+    assert (tmp_path / "a" / "000003.png").read_bytes() == (tmp_path / "b" / "000003.png").read_bytes()
+    with Image.open(tmp_path / "b" / "000003.png") as picture:
+        assert picture.text["given"] == str(scenes / "masks")
+    large = tmp_path / "large"
+    large.mkdir()
+    Image.new("L", (40, 24), 90).save(large / "grey.png")
+    assert rheos("label", folder, large, "--out", tmp_path / "read").code == 0
+    with Image.open(tmp_path / "read" / "grey.png") as picture:
+        assert picture.size == (8, 8)
+
+
+def test_pairs_begin_at_a_file_of_sources_alone(rheos, tmp_path):
+    x = load_data("digits", limit=40).batch(torch.arange(40)).x
+    small = torch.nn.functional.avg_pool2d(x, 2)
+    np.savez(tmp_path / "pairs.npz", x=x.numpy(), small=small.numpy())
+    np.savez(tmp_path / "small.npz", small=small[:3].numpy())
+    losses = ("objective.losses.kl=0", "objective.losses.contrastive=0", "objective.unconditional=0")
+    about = ("data.range=[-1, 1]", 'data.conditions=["small"]', "objective=CrossFlow", "objective.source=small")
+    folder = trained(rheos, tmp_path / "run", tmp_path / "pairs.npz", *about, *losses, "field.net.net.width=8")
+    words = ("sample", folder, "--n", "2", "--steps", "1", "--format", "npz")
+    for name in ("pairs", "small"):
+        assert rheos(*words, "--given", tmp_path / f"{name}.npz", "--out", tmp_path / name).code == 0
+    a, b = (np.load(tmp_path / name / "samples.npz")["x"] for name in ("pairs", "small"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_no_flow_or_has_no_noise_is_said_before_any_work(rheos, emoji, tmp_path):
+    coder = trained(rheos, tmp_path / "ae", "digits", "data.limit=60", "objective=Autoencoding", "field.net.width=8")
+    for verb in ("sample", "eval", "tune", "distill", "label"):
+        result = rheos(verb, coder)
+        assert result.code == 2
+        assert "is an autoencoder, no flow" in result.err
+    folder = emoji("objective=CrossFlow", "field.net.net.width=8")
+    result = rheos("distill", folder)
+    assert (result.code, result.out) == (2, "")
+    assert "does not begin at noise" in result.err
+    result = rheos("sample", folder, "--caption", "none")
+    assert result.code == 2
+    assert "there is none without" in result.err
+
+
+def test_a_flow_of_captions_is_distilled_with_its_captions(rheos, tmp_path):
+    words = ("data.embed=emoji", "data.limit=400", "data.size=8", "field.net.width=8")
+    folder = trained(rheos, tmp_path / "run", "emoji", *words)
+    result = rheos(
+        "distill", folder, "--methods", "reflow", "--evaluations", "1", "--budget", "3s", "--n", "20", "--json"
+    )
+    assert result.code == 0, result.err
+    winner = folder / "distill" / "winner-1"
+    told = json.loads(rheos("sample", winner, "--n", "2", "--caption", "red apple", "--out", tmp_path, "--json").out)
+    assert told["captions"] == ["red apple", "red apple"]
+    assert json.loads(rheos("sample", winner, "--n", "2", "--out", tmp_path, "--json").out)["captions"] is not None

@@ -17,8 +17,8 @@ SURFACE = {
         *["seed", "out", "format", "batch", "json"],
     ],
     "label": "run pictures steps draws solver seed out batch json".split(),  # noqa: SIM905
-    "eval": ["run", "n", "steps", "solver", "guidance", "seed", "batch", "json"],
-    "tune": "run evaluations n solvers grids guidance label caption given seed out json".split(),  # noqa: SIM905
+    "eval": ["run", "n", "steps", "solver", "guidance", "temperature", "seed", "batch", "json"],
+    "tune": "run evaluations n solvers grids guidance temperature label caption given seed out json".split(),  # noqa: SIM905
     "distill": "run evaluations methods budget guidance n prompts seed out json".split(),  # noqa: SIM905
     "reproduce": ["slug", "quick", "seeds", "out", "json"],
     "list": ["what", "json"],

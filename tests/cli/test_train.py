@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from rheos.commands.experiment import experiment, held_out, with_changes
+from rheos.commands.experiment import experiment, with_changes
 from rheos.core.errors import OptionError
 from rheos.train import load
 
@@ -79,14 +79,6 @@ def test_equal_seeds_begin_with_equal_weights_and_others_with_others():
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-
-
-def test_held_out_rows_are_none_of_the_learned_ones():
-    made = experiment({"data": {"source": "digits", "split": ["train", 0.2, 0]}})
-    rest = held_out(made.config["data"])
-    assert rest is not None
-    assert len(made.data) + len(rest) == 1797
-    assert held_out({"source": "digits"}) is None
 
 
 def test_a_change_leaves_the_given_description_alone():

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from rheos import core, nets
-from rheos.core.errors import ConditionError, OptionError
+from rheos.core.errors import ConditionError, OptionError, UnknownOptionError
 from rheos.data import load
 from rheos.sample import draw
 from rheos.train import Options, draw_run, fit
+from rheos.train.suggestions import network_for
 
 BRIEF = Options(batch=8, sample_every=0)
 
@@ -18,6 +19,11 @@ def run_of(objective, data, path="linear", **net):
     torch.manual_seed(0)
     field = core.Field(nets.MLP(data.shape[0], 8, 1, **net), path)
     return fit(field, objective, data, steps=1, options=BRIEF, progress=False)
+
+
+def run_of_pictures(data):
+    torch.manual_seed(0)
+    return fit(core.Field(network_for(data)), core.FlowMatching(), data, steps=1, options=BRIEF, progress=False)
 
 
 @pytest.fixture
@@ -51,7 +57,7 @@ def test_a_column_that_is_begun_at_has_to_be_given_unless_it_holds_noise(moons):
     pairs = replace(moons, columns={"x0": x0}, conditions=("x0",))
     run = run_of(core.FlowMatching("given-pairs", source=core.FromCondition("x0")), pairs)
     torch.testing.assert_close(run.draw(3, x0=x0[:3], steps=2), draw(run.field, 3, steps=2, source=x0[:3]))
-    with pytest.raises(ConditionError, match="'x0', which the batch lacks"):
+    with pytest.raises(ConditionError, match="begin at x0, so every sample needs it"):
         run.draw(3, steps=2)
     run = run_of(core.FlowMatching("given-pairs", source=core.FromCondition("x0", noise=True)), pairs)
     torch.testing.assert_close(run.draw(3, steps=2), draw(run.field, 3, steps=2))
@@ -71,6 +77,30 @@ def test_temperature_scales_the_noise_at_the_start(moons):
     run = run_of(core.FlowMatching(source="uniform"), moons)
     with pytest.raises(OptionError, match="no normal noise"):
         run.draw(2, temperature=0.5)
+
+
+def test_held_out_rows_are_none_of_the_learned_ones(moons):
+    assert run_of(core.FlowMatching(), moons).held_out() is None
+    part = load("moons", limit=40, split=("train", 0.25, 3))
+    held = run_of(core.FlowMatching(), part).held_out()
+    both = torch.cat((part.x, held.x))
+    assert len(held) == 10
+    assert len(both.unique(dim=0)) == 40
+
+
+def test_labels_may_be_named_and_one_caption_serves_all_rows():
+    data = replace(load("digits", limit=60), about=load("digits").about)
+    run = run_of_pictures(data)
+    names = [data.class_names[k] for k in (3, 5)]
+    torch.testing.assert_close(run.draw(2, label=names, steps=1), run.draw(2, label=[3, 5], steps=1))
+    torch.testing.assert_close(run.draw(2, label=names[0], steps=1), run.draw(2, label=3, steps=1))
+    with pytest.raises(UnknownOptionError, match="label 'ten'"):
+        run.draw(2, label="ten")
+    words = load("emoji", limit=40, size=8, embed="emoji", split=("train", 0.2, 0))
+    run = run_of_pictures(words)
+    one = run.draw(2, caption="red apple", steps=1, seed=[0, 1])
+    torch.testing.assert_close(run.draw(2, caption=["red apple"], steps=1, seed=[0, 1]), one)
+    torch.testing.assert_close(run.draw(2, caption=["red apple", "red apple"], steps=1, seed=[0, 1]), one)
 
 
 def test_columns_are_checked(moons):

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "asked", "read_labels"]
 
-CAPTIONED = frozenset(("embedding", "embedding_mask"))
-
 
 @final
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def asked(
     """Columns for n rows of a run, whose seeds begin at `first`.
 
     Where nothing is given, labels come in turn, and everything else from the rows that training held out, in turn; both
-    by a row's seed, so that a row keeps them.
+    by a row's seed, so that a row keeps them. Labels beside such columns are those of the same rows.
 
     Args:
         run: The run.
@@ -60,67 +58,79 @@ def asked(
         first: Seed of the first row.
         label: A class by number or name, or none.
         caption: Texts, in turn from the first row on; "none" alone for none.
-        given: Where rows are read that give captions, masks and other columns, like the data of the run.
+        given: Where rows are read that give captions, masks and other columns, like the data of the run; also by seed.
 
     Raises:
         OptionError: For a flag that this run has no use for.
         ConditionError: If the flow knows no such class or caption, or a column is nowhere to be had.
     """
-    from rheos.train.drawing import columns, needs
+    from rheos.train.drawing import CAPTIONED, columns, needs
 
-    wanted = needs(run)
-    found = Asked()
-    if "label" in wanted or label is not None:
-        labels = read_labels(run, label, n, first)
-        if labels is not None:
-            found.cond["label"] = labels
-            found.texts["label"] = [str(k) for k in labels.tolist()]
-    words = list(caption)
-    if words and not wanted & CAPTIONED:
+    wanted, words = needs(run), list(caption)
+    captioned = wanted & frozenset(CAPTIONED)
+    if words and not captioned:
         raise kit.misuse("--caption is for flows of captions; this one was trained without. Leave it out.")
-    if words and words != ["none"]:
+    found = Asked()
+    if words == ["none"]:
+        if not captioned <= run.field.conditions:
+            raise kit.misuse("This flow begins at a caption, so there is none without. Give one: --caption TEXT.")
+    elif words:
         texts = [words[k % len(words)] for k in range(n)]
         found.cond.update(columns(run, {"caption": texts}, n))
         found.texts["caption"] = texts
-    rest = sorted(wanted - {"label"} - (CAPTIONED if words else frozenset()))
+    rest = sorted(wanted - {"label"} - (captioned if words else frozenset()))
     if given is not None and not rest:
         raise kit.misuse("--given has rows for flows that need masks, captions or pictures; this one needs none.")
     if rest:
         _take(found, run, rest, n, first, given)
+    if label is None and "label" in found.cond:  # of the same rows as the rest
+        labels: Tensor | None = found.cond.pop("label")
+    elif label is None and words and "label" in run.field.conditions:
+        labels = None  # nobody said which class this caption has
+    else:
+        labels = read_labels(run, label, n, first)
+    if labels is not None:
+        names = run.config["data"]["class_names"]
+        found.cond["label"] = labels
+        found.texts["label"] = [names[k] for k in labels.tolist()]
     return found
 
 
-def _take(found: Asked, run: "Run", names: list[str], n: int, first: int, given: str | None) -> None:
-    """Columns of rows of data."""
+def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given: str | None) -> None:
+    """Columns of rows of data, row by row as the seeds count."""
     import torch
 
+    from rheos.commands.given import rows_like
     from rheos.core.errors import ConditionError
+    from rheos.train.drawing import CAPTIONED
 
-    data = _rows(run, given, names)
-    index = (torch.arange(n) + (first if given is None else 0)) % len(data)
-    for name in names:
+    data = _held_out(run, wanted) if given is None else rows_like(run, given, pictures=False)
+    index = (torch.arange(n) + first) % len(data)
+    for name in wanted:
         column = data.columns.get(name)
         if not isinstance(column, torch.Tensor):
             raise ConditionError(f"This flow needs {name!r} of every sample, and {data!r} has no such column.")
         found.cond[name] = column[index]
-    texts = data.columns.get("caption")
-    if isinstance(texts, list) and CAPTIONED & set(names):
+    labels, texts = data.columns.get("label"), data.columns.get("caption")
+    if isinstance(labels, torch.Tensor) and list(data.class_names) == list(run.config["data"]["class_names"]):
+        if "label" in run.field.conditions:
+            found.cond["label"] = labels[index]
+        if not isinstance(texts, list):
+            texts = [data.class_names[k] for k in labels.tolist()]  # which were embedded
+    if isinstance(texts, list) and set(CAPTIONED) & set(wanted):
         found.texts["caption"] = [texts[k] for k in index.tolist()]
     found.texts["row"] = [str(k) for k in index.tolist()]
+    if given is not None:
+        found.texts["given"] = [given] * n
 
 
-def _rows(run: "Run", given: str | None, names: list[str]) -> "Data":
-    from rheos.commands.experiment import held_out
+def _held_out(run: "Run", names: list[str]) -> "Data":
     from rheos.core.errors import DataError
     from rheos.data import load
 
-    spec = {k: v for k, v in run.config["data"]["spec"].items() if k != "codec"}  # conditions stay as they are
-    if given is not None:
-        masks = {"masks": given} if spec.get("masks") is not None else {}
-        left_out = ("split", "limit", "flip")
-        return load(**{**{k: v for k, v in spec.items() if k not in left_out}, "source": given, **masks})
     try:
-        return held_out(spec) or load(**spec)
+        rest = run.held_out(coded=False)
+        return load(**{k: v for k, v in run.origin.items() if k != "codec"}) if rest is None else rest
     except DataError as error:
         raise kit.misuse(
             f"Samples of this flow depend on {', '.join(names)}, and its data cannot be read again ({error}) "
@@ -151,7 +161,7 @@ def read_labels(run: "Run", label: str | None, n: int, first: int = 0) -> "Tenso
         if part:
             raise ConditionError("Labels are a part of this flow's states, so there is none without.")
         return None
-    if label.isdigit() and label not in names:
+    if label.isdigit() and not any(name.isdigit() for name in names):
         number = int(label)
         if number >= len(names):
             raise ConditionError(f"--label must lie in 0 .. {len(names) - 1}, got {number}.")

@@ -113,11 +113,12 @@ def _subject(options: Options) -> "tuple[Run | Field, Data | None, Cond | None, 
         return _pipeline(options)
     if options.prompts is not None:
         raise kit.misuse("--prompts belongs to a diffusers pipeline; this is a run.")
+    from rheos.commands.given import flow_run
     from rheos.commands.yardstick import Yardstick
-    from rheos.train import load
 
-    run = load(options.run)
+    run = flow_run(options.run)
     run.check_guidance(options.guidance)
+    cond = _conditions(run)
     yard = Yardstick(run)
     if len(yard.real) < FEWEST:
         held = f"Only {len(yard.real)} rows were held out"
@@ -133,7 +134,32 @@ def _subject(options: Options) -> "tuple[Run | Field, Data | None, Cond | None, 
         return {name: figures[name] for name in order if figures.get(name) is not None}
 
     own = run.config["data"]["spec"].get("source") is not None  # a student's pairs are not read again
-    return run, run.data() if own else None, None, judge
+    return run, run.data() if own else None, cond, judge
+
+
+def _conditions(run: "Run") -> "Cond | None":
+    """Captions, maps and the like of the data that the teacher draws with; None for labels, which are balanced.
+
+    Raises:
+        OptionError: If the flow does not begin at noise.
+    """
+    import torch
+
+    from rheos.core.base import Source
+    from rheos.data import load
+    from rheos.train.beginnings import Begins
+    from rheos.train.drawing import law_of
+
+    law = law_of(run)
+    if isinstance(law, Begins) or (isinstance(law, Source) and not law.noise):
+        raise kit.misuse(
+            "Few-step methods learn from pairs of noise and sample, and this flow does not begin at noise. The solver "
+            f"that needs the fewest calls is found by:  rheos tune {run.path}"
+        )
+    if not run.field.conditions - {"label"}:
+        return None
+    columns = load(**{k: v for k, v in run.origin.items() if k != "codec"}).columns
+    return {name: v for name in sorted(run.field.conditions) if isinstance(v := columns[name], torch.Tensor)}
 
 
 def _pipeline(options: Options) -> "tuple[Field, None, Cond | None, Judge]":

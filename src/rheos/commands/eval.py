@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rheos.commands import kit
+from rheos.commands.asked import Asked, asked
 from rheos.commands.yardstick import Yardstick
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Options:
         steps: Numbers of steps, separated by commas.
         solver: A name of rheos list solvers; euler unless given, or jump for a flow map.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
+        temperature: What the noise at the start is multiplied by, as for rheos sample.
         seed: Of the noise, the same for every line.
         batch: Rows at a time, to bound memory.
         json: Print the lines as JSON on standard output.
@@ -43,6 +45,7 @@ class Options:
     steps: str = "1,2,4,20"
     solver: str | None = None
     guidance: float = 1.0
+    temperature: float = 1.0
     seed: int = 0
     batch: int = 250
     json: bool = False
@@ -54,20 +57,20 @@ def main(argv: Sequence[str]) -> int:
     counts = kit.numbers(options.steps, "--steps")
     if options.n < 10 or options.batch < 1:
         raise kit.misuse(f"--n must be at least 10 and --batch at least 1, got {options.n} and {options.batch}.")
+    from rheos.commands.given import flow_run
     from rheos.core.errors import check_choice
     from rheos.sample import MAPS, SOLVERS
-    from rheos.train import load
 
     if options.solver is not None:
         check_choice("solver", options.solver, SOLVERS | MAPS)
-    run = load(options.run)
+    run = flow_run(options.run)
     if options.solver is None:
         options = replace(options, solver="jump" if run.field.usual == "jump" else "euler")
-    yard = Yardstick(run)
+    yard, rows = Yardstick(run), asked(run, options.n)
     lines = [{"steps": None, "network_calls": 0.0, "seconds": 0.0, **yard.floor(options.n)}]
     for steps in counts:
         kit.say(f"Drawing {options.n} samples with {steps} step{'s' if steps > 1 else ''} of {options.solver}.")
-        lines.append({"steps": steps, **_line(run, yard, steps, options)})
+        lines.append({"steps": steps, **_line(run, yard, rows, steps, options)})
     if options.json:
         about = {"run": str(options.run), "n": options.n, "solver": options.solver, "guidance": options.guidance}
         against = {"real_rows": len(yard.real), "held_out": yard.fair, "features": yard.name}
@@ -77,16 +80,14 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _line(run: "Run", yard: Yardstick, steps: int, options: Options) -> dict[str, Any]:
-    from rheos.commands.asked import asked
+def _line(run: "Run", yard: Yardstick, rows: Asked, steps: int, options: Options) -> dict[str, Any]:
     from rheos.train import draw_run
 
-    rows = asked(run, options.n)
     guidance = options.guidance if rows.cond else 1.0
     begun = time.perf_counter()
     drawn = draw_run(
         run, options.n, rows.cond, steps=steps, solver=options.solver, guidance=guidance, seed=options.seed,
-        batch=min(options.batch, options.n),
+        temperature=options.temperature, batch=min(options.batch, options.n),
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     figures = yard.measure(drawn.x, rows.labels)

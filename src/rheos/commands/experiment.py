@@ -5,7 +5,7 @@ config.json is read as well. What is left out is filled in: a network for the da
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, final
@@ -169,8 +169,9 @@ def with_changes(config: Plain, changes: Sequence[str]) -> Plain:
         *way, last = path.split(".")
         at = changed
         for k, step in enumerate(way):
-            if isinstance(at.get(step), str) and step != "source":
-                at[step] = {"kind": at[step]}
+            if isinstance(at.get(step), str):
+                whole = _defaults(at).get(step)  # which knows short names
+                at[step] = whole if isinstance(whole, dict) else {"kind": at[step]}
             if step not in at:
                 at.update(_defaults(at) | at)
             if not isinstance(at.get(step), dict):
@@ -200,12 +201,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-
-def held_out(spec: Mapping[str, Any]) -> Data | None:
-    """The rows that a run with this data description held out; None if it held out none."""
-    split = spec.get("split")
-    if split is None:
-        return None
-    part = ["train", 0.1, 0] if isinstance(split, str) else list(split)
-    return load(**{**spec, "split": ["held_out", *part[1:]]})

@@ -62,13 +62,13 @@ def main(argv: Sequence[str]) -> int:
             raise kit.misuse(f"--{name} must be at least 1, got {getattr(options, name)}.")
     if options.seed < 0:
         raise kit.misuse(f"--seed must be at least 0, got {options.seed}.")
+    from rheos.commands.given import flow_run
     from rheos.core.errors import check_choice
     from rheos.sample import SOLVERS
-    from rheos.train import load
     from rheos.train.pairnet import PairNet
 
     check_choice("solver", options.solver, SOLVERS)
-    run = load(options.run)
+    run = flow_run(options.run)
     if not isinstance(run.field.net, PairNet):
         raise kit.misuse(f"{options.run} reads no labels. Train a flow that does: --set objective=SymmFlow.")
     data, names = _rows(run, options.pictures)
@@ -92,18 +92,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _rows(run: "Run", source: str | None) -> "tuple[Data, list[str]]":
     """Pictures as the run knows them, and a name for each."""
-    from rheos.data import load
+    from rheos.commands.given import rows_like
 
-    spec = run.spec
     if source is None:
-        split = spec.get("split")
-        if split is None:
+        held = run.held_out()
+        if held is None:
             raise kit.misuse("This run held no rows out. Name pictures to read: rheos label RUN PICTURES.")
-        part = ["train", 0.1, 0] if isinstance(split, str) else list(split)
-        data = load(**{**spec, "split": ["held_out", *part[1:]]})
-        return data, [str(k) for k in range(len(data))]
-    left_out = ("split", "limit", "flip", "masks", "conditions")
-    data = load(**{**{k: v for k, v in spec.items() if k not in left_out}, "source": source})
+        return held, [str(k) for k in range(len(held))]
+    data = rows_like(run, source, pictures=True)
     if Path(source).is_dir():
         from rheos.data.folder import find_pictures
 
@@ -162,8 +158,10 @@ def _write(run: "Run", read: "Reading", names: list[str], folder: Path) -> list[
     from rheos.claims.checkout import write
 
     if read.labels.ndim > 1:
-        return [_mask(folder, name, mask) for name, mask in zip(names, read.labels, strict=True)]
-    classes = list(run.config["data"]["class_names"])
+        stems = [str(Path(name).with_suffix("")) for name in names]
+        unique = stems if len(set(stems)) == len(stems) else names  # a.jpg beside a.png
+        return [_mask(folder / f"{name}.png", mask) for name, mask in zip(unique, read.labels, strict=True)]
+    classes = list(run.config["data"]["class_names"]) if _column(run) == "label" else []
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(["file", "label", "number", "agreement", "spread"])
@@ -175,7 +173,7 @@ def _write(run: "Run", read: "Reading", names: list[str], folder: Path) -> list[
     return [folder / "labels.csv"]
 
 
-def _mask(folder: Path, name: str, mask: "Tensor") -> Path:
+def _mask(path: Path, mask: "Tensor") -> Path:
     """A palette picture: its numbers are the classes, its colours for people."""
     import numpy as np
     from matplotlib import colormaps
@@ -187,6 +185,5 @@ def _mask(folder: Path, name: str, mask: "Tensor") -> Path:
     picture.putpalette((colormaps["tab20"](np.arange(256) % 20)[:, :3] * 255).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    path = folder / Path(name).with_suffix(".png")
     write(path, buffer.getvalue())
     return path

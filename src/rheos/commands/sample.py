@@ -80,14 +80,15 @@ def main(argv: Sequence[str]) -> int:
     if options.n < 1 or options.batch < 1:
         raise kit.misuse(f"--n and --batch must be at least 1, got {options.n} and {options.batch}.")
     from rheos.commands.asked import asked
+    from rheos.commands.given import flow_run
     from rheos.core.errors import check_choice
     from rheos.sample import MAPS, SOLVERS, grid_for
-    from rheos.train import draw_run, load
+    from rheos.train import draw_run
 
     if options.solver is not None:
         check_choice("solver", options.solver, SOLVERS | MAPS)
     read_grid(options, 1.0)
-    run = load(options.run)
+    run = flow_run(options.run)
     options, grid, steps = settled(options, run)
     rows = asked(run, options.n, options.seed, label=options.label, caption=options.caption, given=options.given)
     if options.guidance != 1 and not rows.cond:

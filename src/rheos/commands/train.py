@@ -91,7 +91,11 @@ def main(argv: Sequence[str]) -> int:
         kit.say(f"Measure it:    rheos eval {options.out}")
     else:
         source = made.config["data"]["source"]
-        kit.say(f"Learn its latents:  rheos train --data {source} --set data.codec={options.out}")
+        size = made.config["data"].get("size")
+        sized = "" if size is None else f" --size {size}"
+        kit.say(
+            f"Learn its latents:  rheos train --data {source}{sized} --set data.codec={options.out} --out runs/latent"
+        )
     return 0
 
 

@@ -37,6 +37,7 @@ class Options:
         grids: Grids as rheos sample takes them, a shift after an @, separated by commas, such as uniform@3,karras:5, or
             by semicolons where one is a list of times; a choice of seven unless given.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
+        temperature: What the noise at the start is multiplied by, as for rheos sample.
         label: A class by number or name, or none; every class in turn unless given.
         caption: Texts for a flow of captions, in turn, or none; those of held-out rows unless given.
         given: Rows that give what else samples depend on, as for rheos sample.
@@ -51,6 +52,7 @@ class Options:
     solvers: str | None = None
     grids: str | None = None
     guidance: float = 1.0
+    temperature: float = 1.0
     label: str | None = None
     caption: tuple[str, ...] = ()
     given: str | None = None
@@ -65,10 +67,10 @@ def main(argv: Sequence[str]) -> int:
     budgets = kit.numbers(options.evaluations, "--evaluations")
     if options.n < 4:
         raise kit.misuse(f"--n must be at least 4, half to choose on and half to measure on, got {options.n}.")
+    from rheos.commands.given import flow_run
     from rheos.core.errors import check_choice
     from rheos.sample import SOLVERS
     from rheos.sample.grids import Grid
-    from rheos.train import load
 
     solvers = None if options.solvers is None else options.solvers.split(",")
     grids = None if options.grids is None else options.grids.split(";" if ";" in options.grids else ",")
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         check_choice("solver", name, SOLVERS)
     for text in grids or ():
         Grid.read(text)
-    run = load(options.run)
+    run = flow_run(options.run)
     found = _measure(run, options, budgets, solvers, grids)
     lines = {e: _command(options, run, found.best(e)) for e in found.evaluations if found.within(e)}
     plain = {"run": str(options.run), "n": options.n, "guidance": options.guidance, **found.to_dict(),
@@ -119,7 +121,7 @@ def _measure(
             seed=seeds,
             guidance=options.guidance,
             progress=bar,
-            **told_of(run, options.n, rows.cond, seeds),
+            **told_of(run, options.n, rows.cond, seeds, options.temperature),
         )
 
 
@@ -131,6 +133,8 @@ def _command(options: Options, run: "Run", best: "Trial") -> str:
         words += ["--shift", f"{best.grid.shift:.12g}"]
     if options.guidance != 1:
         words += ["--guidance", f"{options.guidance:g}"]
+    if options.temperature != 1:
+        words += ["--temperature", f"{options.temperature:g}"]
     if options.label is not None:
         words += ["--label", options.label]
     if options.caption:

@@ -17,7 +17,6 @@ class Yardstick:
     def __init__(self, run: "Run") -> None:
         import torch
 
-        from rheos.commands.experiment import held_out
         from rheos.data import load
         from rheos.metrics import features
         from rheos.metrics.features import NAMES
@@ -27,7 +26,7 @@ class Yardstick:
         spec = {k: v for k, v in (real or about["spec"]).items() if k != "codec"}
         own = real is None and run.codec is None
         self.train = run.data() if own else load(**spec)  # latents are judged by their pictures
-        rest = held_out(spec)
+        rest = run.held_out(coded=False)
         self.fair = rest is not None
         self.data = rest if rest is not None else self.train
         self.real = self.data.batch(torch.arange(len(self.data))).x

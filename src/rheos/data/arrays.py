@@ -22,11 +22,11 @@ from rheos.data.dataset import About, Column, Data
 from rheos.data.ranges import check_finite, check_within
 from rheos.data.recipe import Range, Recipe, read_range
 
-__all__ = ["labels_from_names", "load_arrays", "load_file", "save"]
+__all__ = ["SAMPLES", "labels_from_names", "load_arrays", "load_file", "save"]
 
 Array = Tensor | NDArray[Any]
 
-_SAMPLES = ("x", "images", "image", "data")
+SAMPLES = ("x", "images", "image", "data")
 _LABELS = ("label", "labels", "y")
 _META = "rheos"  # the entry of an .npz in which `save` keeps names and ranges
 
@@ -52,7 +52,7 @@ def load_file(path: Path, recipe: Recipe) -> Data:
                 path=path,
             ) from None
         raise DataError(f"{path} is truncated or not a numpy file: {error}.", path=path) from None
-    if len(arrays) == 1 and next(iter(arrays)) not in _SAMPLES:
+    if len(arrays) == 1 and next(iter(arrays)) not in SAMPLES:
         arrays = {"x": next(iter(arrays.values()))}
     return load_arrays(arrays, recipe, path.stem)
 
@@ -72,7 +72,7 @@ def load_arrays(arrays: Mapping[str, object], recipe: Recipe, name: str = "array
     """
     meta = _meta(arrays[_META], name) if _META in arrays else {}
     given = {k: v for k, v in arrays.items() if k != _META}
-    key = next((k for k in _SAMPLES if k in given), None)
+    key = next((k for k in SAMPLES if k in given), None)
     if key is None:
         raise DataError(f"{name} has no samples: give them the name 'x' (found: {', '.join(given) or 'nothing'}).")
     declared = recipe.range if recipe.range is not None or not meta else read_range(meta["range"] or "raw")

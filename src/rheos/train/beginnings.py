@@ -22,7 +22,7 @@ class Begins(Protocol):
     """An objective whose states are more than the data, or begin at something that is encoded."""
 
     @property
-    def consumes(self) -> tuple[str, ...]:
+    def asks(self) -> tuple[str, ...]:
         """Columns that say where a flow begins; the network never sees them."""
 
     def starts(self, field: Field, x1: State, cond: Cond, draws: Draws, temperature: float = 1.0) -> State:

@@ -36,9 +36,7 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
             f"rheos {config['rheos']}, torch {config['torch']}, {config['processes']} process(es), {config['device']}",
         ),
     ]
-    use = "x = sample.draw(run.field, n=16, steps=20)"
-    if data.get("coded"):
-        use = "x = run.decode(sample.draw(run.field, n=16, steps=20))  # pictures of latents"
+    use = f"x = run.draw(16, steps=20{_condition(config)})"
     if _kind(config["objective"]) == "Autoencoding":
         use = "codec = train.codec_of(run)  # no flow: encode and decode with it"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -46,9 +44,19 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
         f"---\nlibrary_name: rheos\ntags: [flow-matching]\n---\n\n# A flow of {data['name']}\n\n"
         f"| | |\n| --- | --- |\n{table}\n\n"
         "The weights carry no licence of their own; that of the data applies to what was learned from them.\n\n"
-        "```python\nfrom rheos import sample, train\n\n"
+        "```python\nfrom rheos import train\n\n"
         f'run = train.load("this/folder")\n{use}\n```\n'
     )
+
+
+def _condition(config: Mapping[str, Any]) -> str:
+    """What a sample has to be given besides its number."""
+    objective = config["objective"] if isinstance(config["objective"], Mapping) else {}
+    if config["data"]["spec"].get("embed"):
+        return ', caption="..."'
+    if _kind(objective) in ("CrossFlow", "SymmFlow"):
+        return f", {objective.get('source', objective.get('column'))}=..."
+    return ""
 
 
 def _kind(value: Any) -> str:

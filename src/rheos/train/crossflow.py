@@ -149,6 +149,11 @@ class CrossFlow:
         """Conditions of the network that come from here, with their values for sampling."""
         return {INDICATOR: CONDITIONAL}
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What flows begin at: the source, and the mask of its tokens."""
+        return tuple(name for name in (self.source, self.mask) if name is not None)
+
     def suggest(self, data: Data) -> Field:
         """A small network and encoder for the data, with what the losses need.
 

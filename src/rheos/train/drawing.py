@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from rheos.core import config as plain
+from rheos.core.base import Source
 from rheos.core.draws import Draws, row_seeds
-from rheos.core.errors import ConditionError
+from rheos.core.errors import ConditionError, check_choice
 from rheos.core.solver import Solver
+from rheos.data.recipe import EMBEDDING
 from rheos.sample.draw import draw_solution
 from rheos.sample.grids import Grid
 from rheos.sample.guidance import CFG
@@ -20,9 +22,10 @@ from rheos.train.beginnings import Begins, given, looked_at
 if TYPE_CHECKING:
     from rheos.train.run import Run
 
-__all__ = ["Drawn", "columns", "draw_run", "law_of", "needs", "told_of"]
+__all__ = ["CAPTIONED", "Drawn", "begins_at", "columns", "draw_run", "law_of", "needs", "told_of"]
 
 CAPTION = "caption"
+CAPTIONED = (EMBEDDING, f"{EMBEDDING}_mask")
 
 
 @final
@@ -59,8 +62,14 @@ def law_of(run: "Run") -> object:
 def needs(run: "Run") -> frozenset[str]:
     """Columns that a sample of this run depends on: the network's conditions, and what says where it begins."""
     law = law_of(run)
-    here = frozenset(getattr(law, "consumes", ())) if isinstance(law, Begins) or not getattr(law, "noise", True) else ()
-    return (run.field.conditions - frozenset(getattr(law, "provides", ()))) | frozenset(here)
+    return (run.field.conditions - frozenset(getattr(law, "provides", ()))) | frozenset(begins_at(law))
+
+
+def begins_at(law: object) -> tuple[str, ...]:
+    """Columns at which flows begin; none where they begin at noise."""
+    if isinstance(law, Begins):
+        return law.asks
+    return law.consumes if isinstance(law, Source) and not law.noise else ()
 
 
 def columns(run: "Run", cond: Mapping[str, Any], n: int) -> dict[str, Tensor]:
@@ -74,9 +83,10 @@ def columns(run: "Run", cond: Mapping[str, Any], n: int) -> dict[str, Tensor]:
         if value is None:
             continue
         if name == CAPTION:
-            found |= _captions(run, [value] * n if isinstance(value, str) else list(value))
+            texts = [value] if isinstance(value, str) else list(value)
+            found |= _captions(run, texts * n if len(texts) == 1 else texts)
         else:
-            v = torch.as_tensor(value)
+            v = torch.as_tensor(_numbers(run, value) if name == "label" else value)
             found[name] = v.expand(n, *v.shape[1:]) if v.ndim == 0 or (len(v) == 1 and n > 1) else v
     for name, v in found.items():
         if len(v) != n:
@@ -84,11 +94,21 @@ def columns(run: "Run", cond: Mapping[str, Any], n: int) -> dict[str, Tensor]:
     return {name: v.to(run.field.device) for name, v in found.items()}
 
 
+def _numbers(run: "Run", label: Any) -> Any:
+    """Class numbers of names; numbers stay."""
+    names = list(run.config["data"]["class_names"])
+    several = [label] if isinstance(label, str) else label
+    if not isinstance(several, list | tuple) or not any(isinstance(k, str) for k in several):
+        return label
+    for k in several:
+        check_choice("label", k, names)
+    return [names.index(k) for k in several]
+
+
 def _captions(run: "Run", texts: list[str]) -> dict[str, Tensor]:
     from rheos.data.embedding import embedder
-    from rheos.data.recipe import EMBEDDING
 
-    name = run.config["data"]["spec"].get("embed")
+    name = run.origin.get("embed")
     if name is None:
         raise ConditionError("This flow knows no captions: its data were not loaded with embed=...")
     found = embedder(name)(texts)
@@ -119,7 +139,7 @@ def draw_run(
         guidance: Scale of classifier-free guidance.
         seed: One integer for all, or one a row.
         temperature: What the noise at the start is multiplied by: below 1 samples are closer to what is typical (0 is
-            one sample a condition), at the price of variety.
+            nearly one sample a condition), at the price of variety.
         batch: Rows at a time.
 
     Raises:
@@ -150,9 +170,14 @@ def told_of(
         seed: Of encoded or random starts: one integer for all, or one a row.
         temperature: Of these starts.
     """
-    field = run.field
+    field, law = run.field, law_of(run)
+    if missing := [name for name in begins_at(law) if name not in cond and not (name in CAPTIONED and CAPTION in cond)]:
+        raise ConditionError(
+            f"Flows of this run begin at {', '.join(missing)}, so every sample needs it: "
+            f"run.draw(n, {'caption=...' if missing[0] in CAPTIONED else f'{missing[0]}=...'})."
+        )
     if field.shape is None:
         raise ConditionError("This run does not know the shape of its data.")
     like = torch.zeros(n, *field.shape, dtype=field.dtype, device=field.device)
     draws = Draws(row_seeds(seed, n).to(field.device))
-    return given(law_of(run), field, like, columns(run, cond, n), draws, temperature)
+    return given(law, field, like, columns(run, cond, n), draws, temperature)

@@ -158,6 +158,12 @@ class Run:
         return [line for line in read_lines(file) if line["step"] <= self.step]
 
     @property
+    def origin(self) -> dict[str, Any]:
+        """Arguments of `rheos.data.load` for the real data: of a student, those that its teacher learned from."""
+        real = self.config["data"].get("real")
+        return self.spec if real is None else dict(real)
+
+    @property
     def spec(self) -> dict[str, Any]:
         """Arguments of `rheos.data.load` for the data it was trained on; a codec that is gone is the run's own copy."""
         from rheos.train.files import CODEC
@@ -184,6 +190,29 @@ class Run:
                 f"it was {about['fingerprint']}."
             )
         return data
+
+    def held_out(self, *, coded: bool = True) -> "Data | None":
+        """The rows that training held out; None if it held out none.
+
+        Args:
+            coded: As the flow knows them; False: pictures of a run that flows in latents.
+
+        Raises:
+            RunError: If the data are no longer the same, so that other rows would be held out.
+            DataError: If they were made in memory, or cannot be read.
+        """
+        from rheos.data import load as load_data
+
+        spec = self.origin
+        split = spec.get("split")
+        if split is None:
+            return None
+        if self.config["data"].get("real") is None:
+            self.data()  # says if they have changed
+        if not coded:
+            spec.pop("codec", None)
+        part = ["train", 0.1, 0] if isinstance(split, str) else list(split)
+        return load_data(**{**spec, "split": ["held_out", *part[1:]]})
 
     def save(self, path: str | Path) -> Path:
         """Write configuration, weights, figures and a card to a new directory, which `load` reads.

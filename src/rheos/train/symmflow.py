@@ -89,6 +89,11 @@ class SymmFlow:
         """The column of labels: it is a part of the state, not a condition."""
         return (self.column,)
 
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """What pictures are generated from: the same column."""
+        return (self.column,)
+
     def suggest(self, data: Data) -> Field:
         """A small network for the data, and one-hot codes of their labels or masks.
 
