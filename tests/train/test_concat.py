@@ -124,7 +124,7 @@ def test_null_conditions_know_nothing_and_may_stand_beside_real_ones():
     full = {
         "known": torch.zeros(2, 4, 4, 4),
         "hole": torch.ones(2, 1, 16, 16),
-        "mask": torch.full((2, 16, 16), 3),
+        "mask": torch.full((2, 16, 16), 255),
     }
     t = torch.rand(2)
     torch.testing.assert_close(net(x, t, **null), net(x, t, **full))
@@ -150,7 +150,8 @@ def test_conditions_of_wrong_names_shapes_and_numbers_are_refused():
         ({"known": None}, r"Condition known is missing; null\('known', rows\)"),
         ({"known": x[:, :3]}, r"known must have shape \(2, 4, height, width\), got \(2, 3, 4, 4\)"),
         ({"hole": cond["hole"][:, 0]}, r"hole must have shape \(2, 1, height, width\)"),
-        ({"mask": cond["mask"] + 5}, r"mask must lie in 0 \.\. 2, got [567]"),
+        ({"mask": cond["mask"] + 5}, r"mask must lie in 0 \.\. 2 \(255 for none\), got [567]"),
+        ({"mask": torch.full((2, 16, 16), 3)}, r"255 for none\), got 3"),
         ({"mask": cond["mask"].float()}, "mask must be whole numbers"),
         ({"mask": cond["mask"][:, :8]}, "4 times as large as x, 16 x 16, got 8 x 16"),
     ):

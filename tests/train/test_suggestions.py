@@ -84,3 +84,15 @@ def test_a_pair_of_pictures_and_labels_or_masks():
     assert trains(SymmFlow(column="mask").suggest(masks), SymmFlow(column="mask"), masks)
     with pytest.raises(ConditionError, match="no column 'mask'"):
         SymmFlow(column="mask").suggest(data)
+
+
+def test_pixels_of_255_are_no_class_and_classes_are_those_of_the_whole_set():
+    masks = torch.zeros(20, 8, 8, dtype=torch.int64)
+    masks[:, 0], masks[7] = 255, 4
+    for part in digits(mask=masks).split(0.5):
+        net = network_for(part)
+        assert net.maps == 5
+        assert trains(Field(net), FlowMatching(), part)
+    wide = digits(mask=masks + (masks == 4))
+    with pytest.raises(ConditionError, match=r"built for masks of 5 classes, those of the data have 6"):
+        trains(Field(network_for(digits(mask=masks))), FlowMatching(), wide)

@@ -168,6 +168,42 @@ def test_noise_can_be_kept_on_one_side_only(noise: str, image: int, semantics: i
     assert bool(end["semantics"].abs().max() > 0) == bool(semantics)
 
 
+def test_a_flow_without_noise_at_one_end_is_used_without_it(tmp_path: Path) -> None:
+    """The network learns the ends of its training, so reading and generating begin there, also when read back."""
+    data, options = masked(), Options(batch=4, sample_every=0)
+    rows = data.batch(torch.arange(3))
+    for noise, same in (("image", "read"), ("semantics", "made"), ("both", "")):
+        field = unet_field(OneHotCode(3, "mask"))
+        objective = SymmFlow(column="mask", noise=noise)  # type: ignore[arg-type]
+        fit(field, objective, data, steps=1, out=tmp_path / noise, options=options, progress=False)
+        run = load_run(tmp_path / noise)
+        assert run.field.net.noise == noise  # type: ignore[union-attr]
+        spread = symmflow.read(run.field, rows.x, draws=3).spread.max()
+        assert (float(spread) == 0) == (same == "read")
+        at = symmflow.begin(run.field, rows.cond["mask"], (1, 8, 8), Draws(row_seeds(0, 3)))
+        assert (float(at["image"].abs().max()) == 0) == (same == "made")
+        told = objective.starts(run.field, rows.x, rows.cond, Draws(row_seeds(0, 3)))
+        assert torch.equal(told["image"], at["image"])  # type: ignore[index, call-overload]
+        region = torch.ones(3, 8, 8, dtype=torch.bool)
+        edits = [symmflow.edit(run.field, rows.x, rows.cond["mask"], region=region, steps=2, seed=s) for s in (0, 9)]
+        apart = float((edits[0] - edits[1]).abs().max())
+        assert (apart < 0.2) == (same == "made")  # only the codes' own noise is left
+    assert SymmFlow(column="mask", noise="image").suggest(data).net.noise == "image"  # type: ignore[union-attr]
+
+
+def test_temperature_scales_the_noise_of_pictures_and_codes() -> None:
+    field, rows = unet_field(OneHotCode(3, "mask")), masked().batch(torch.arange(3))
+    objective, draws = SymmFlow(column="mask"), Draws(row_seeds(0, 3))
+    word = OneHotCode(3, "mask").encode(rows.cond["mask"], (1, 8, 8))
+    full, half, cold, hot = (objective.starts(field, rows.x, rows.cond, draws, t) for t in (1.0, 0.5, 0.0, 2.0))
+    assert torch.equal(cold["image"], torch.zeros_like(rows.x))  # type: ignore[index, call-overload]
+    assert torch.equal(cold["semantics"], word)  # type: ignore[index, call-overload]
+    torch.testing.assert_close(half["image"], full["image"] / 2)  # type: ignore[index, call-overload]
+    torch.testing.assert_close(half["semantics"] - word, (full["semantics"] - word) / 2)  # type: ignore[index, call-overload, operator]
+    assert torch.equal(hot["semantics"], full["semantics"])  # type: ignore[index, call-overload]
+    assert torch.equal(hot["image"], 2 * full["image"])  # type: ignore[index, call-overload, operator]
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.6, -0.9])
 def test_the_flow_of_a_gaussian_pair_is_the_closed_form_of_its_linear_ode(rho: float) -> None:
     field = flat_field(Exact(rho))

@@ -23,10 +23,11 @@ from rheos.core.errors import (
     TimeError,
     UnknownOptionError,
 )
-from rheos.data import About, Data, load, save
+from rheos.data import About, Data, Functions, LatentCodec, load, save
+from rheos.data.latents import encoded
 from rheos.train import OneHotCode, Options, PairNet, PaletteCode, ScalarCode, SymmFlow, fit, symmflow
 from rheos.train import load as load_run
-from rheos.train.symmrecipe import PAPER, recipe
+from rheos.train.symmrecipe import PAPER, pair_for, recipe
 
 DOUBLE = torch.float64
 
@@ -296,6 +297,8 @@ def test_bad_options_and_states_are_refused(untyped: None) -> None:
         PairNet(Constant(), OneHotCode(2), time_scale=0.0)
     with pytest.raises(UnknownOptionError, match="join"):
         PairNet(Constant(), OneHotCode(2), join="rows")  # type: ignore[arg-type]
+    with pytest.raises(UnknownOptionError, match="noise"):
+        PairNet(Constant(), OneHotCode(2), noise="none")  # type: ignore[arg-type]
     with pytest.raises(UnknownOptionError, match="adapter"):
         PairNet(Constant(), OneHotCode(2), adapter="pad")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="named conv_in and conv_out; Linear has neither"):
@@ -345,7 +348,7 @@ def test_recipes_of_the_paper_carry_its_numbers(folders: Path) -> None:
     data = load(folders / "pictures", masks=folders / "masks")
     made = recipe(data, like="coco")
     assert made["objective"]["image_weight"] == 0.7
-    assert made["field"]["net"]["codec"] == config.dump(PaletteCode(3, "mask", beta=6.0, grid=(6, 50)))
+    assert made["field"]["net"]["codec"] == config.dump(PaletteCode(3, "mask", ignore=255, beta=6.0, grid=(6, 50)))
     assert made["options"]["ema"] == 0.9
     digits = recipe(load("digits"), like="mnist")
     assert digits["field"]["net"]["codec"] == config.dump(ScalarCode(10, "map"))
@@ -378,6 +381,47 @@ def test_pixels_of_255_are_taken_as_ignored(folders: Path) -> None:
     made = recipe(load(folders / "pictures", masks=folders / "masks"))
     assert made["field"]["net"]["codec"]["ignore"] == 255
     assert made["field"]["net"]["codec"]["classes"] == 3
+
+
+def test_classes_of_held_out_masks_only_belong_to_the_codec(folders: Path) -> None:
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[2:], mask[0] = 4, 255
+    paths = sorted((folders / "masks").rglob("*.png"))
+    for path in paths:  # one of which is held out
+        kept = Image.open(path).copy()
+        Image.fromarray(mask).save(path)
+        train = load(folders / "pictures", masks=folders / "masks", split="train")
+        codec = SymmFlow(column="mask").suggest(train).net.codec  # type: ignore[union-attr]
+        assert (codec.classes, codec.ignore) == (5, 255)
+        kept.save(path)
+
+
+def test_masks_beside_latents_keep_their_size(folders: Path) -> None:
+    pictures = load(folders / "pictures", masks=folders / "masks")
+    codec = LatentCodec(Functions(lambda x: x[:, :, ::2, ::2], lambda z: z.repeat_interleave(2, 2), name="half"), 1.0)
+    data = encoded(pictures, codec)
+    field = pair_for(data, "mask", width=8)
+    run = fit(field, SymmFlow(column="mask"), data, steps=1, options=Options(batch=4), progress=False)
+    rows = data.batch(torch.arange(2))
+    assert symmflow.generate(run.field, rows.cond["mask"], steps=2).shape == (2, 1, 4, 4)
+    assert symmflow.label(run.field, rows.x).shape == (2, 8, 8)
+    paper = pair_for(data, "mask", code=PAPER["coco"].code).net
+    assert isinstance(paper, PairNet)
+    assert (paper.adapter, paper.codec.shape((1, 4, 4))) == ("resize", (3, 8, 8))
+    with pytest.raises(OptionError, match="size is of maps and masks"):
+        OneHotCode(3, size=(8, 8))
+
+
+def test_a_larger_code_is_seen_as_its_mean_and_its_own_noise_passes_by_the_network() -> None:
+    net = PairNet(nn.Identity(), OneHotCode(2, "mask", size=(4, 4)), adapter="resize", copies=True)
+    seen: list[Tensor] = []
+    net.net.forward = lambda z, t: seen.append(z) or z  # type: ignore[method-assign, func-returns-value]
+    state = {"image": torch.rand(2, 1, 2, 2), "semantics": torch.rand(2, 2, 4, 4)}
+    nn.init.constant_(net.gate.bias, 1.0)  # type: ignore[union-attr]
+    out = net(state, torch.zeros(2))["semantics"]
+    means = nn.functional.avg_pool2d(state["semantics"], 2)
+    torch.testing.assert_close(seen[0][:, 1:], means)
+    torch.testing.assert_close(out, state["semantics"] + means.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def test_training_lowers_both_losses_and_learns_to_label(field: Callable[..., core.Field]) -> None:

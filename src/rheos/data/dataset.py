@@ -20,6 +20,7 @@ from torch import Tensor
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, DataError, OptionError, ShapeError, check_choice
 from rheos.data import ranges, rows
+from rheos.data.palette import count_classes
 from rheos.data.recipe import EMBEDDING, Range, Recipe, check_fraction
 from rheos.data.resizing import recolour, resize
 
@@ -81,6 +82,7 @@ class About:
         recipe: How to read the set again.
         coded: What makes samples of the stored rows; None where they are the samples.
         real: For samples of a flow: how `load` reads the rows that the flow learned from.
+        mask_classes: How many classes the masks of the whole set have; 0 where nobody counted.
     """
 
     name: str = "data"
@@ -91,6 +93,7 @@ class About:
     recipe: Recipe = field(default_factory=Recipe)
     coded: Coded | None = None
     real: Mapping[str, Any] | None = None
+    mask_classes: int = 0
 
 
 @final
@@ -203,6 +206,12 @@ class Data:
     def class_names(self) -> tuple[str, ...]:
         """One name a class."""
         return self.about.class_names
+
+    @cached_property
+    def mask_classes(self) -> int:
+        """How many classes masks have, 255 (for none) aside: those of the whole set that this is a part of."""
+        masks = self.columns.get("mask")
+        return max(self.about.mask_classes, count_classes(masks)) if isinstance(masks, Tensor) else 0
 
     @property
     def range(self) -> Range | None:
@@ -370,7 +379,8 @@ class Data:
             return data
         from rheos.data.masks import resize_masks
 
-        return replace(data, columns={**self.columns, "mask": resize_masks(masks, (size, size))})
+        about = replace(data.about, mask_classes=self.mask_classes)
+        return replace(data, columns={**self.columns, "mask": resize_masks(masks, (size, size))}, about=about)
 
     def recolour(self, colour: str) -> "Data":
         """Pictures in "rgb" or "grey"; see `rheos.data.resizing.recolour`."""
@@ -419,7 +429,8 @@ class Data:
         coded = None if self.about.coded is None else self.about.coded.rows(index)
         if coded is not None and coded.measured:
             recipe = replace(recipe, source=None)
-        return replace(self, x=x, columns=columns, about=replace(self.about, recipe=recipe, coded=coded))
+        about = replace(self.about, recipe=recipe, coded=coded, mask_classes=self.mask_classes)
+        return replace(self, x=x, columns=columns, about=about)
 
 
 def _kind(x: Tensor) -> str:

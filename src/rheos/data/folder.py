@@ -19,6 +19,7 @@ from rheos.data import pictures, rows
 from rheos.data.captions import describe
 from rheos.data.dataset import About, Column, Data
 from rheos.data.masks import read_masks
+from rheos.data.palette import palette_size
 from rheos.data.recipe import Recipe
 
 __all__ = ["SUFFIXES", "find_pictures", "load_folder"]
@@ -33,7 +34,7 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
 
     Args:
         folder: Any depth; hidden files and folders are left out.
-        recipe: size, colour, limit, skip_corrupt and masks are obeyed.
+        recipe: size, colour, limit, skip_corrupt, masks and palette are obeyed.
 
     Raises:
         DataError: If the folder cannot be read, holds no picture, or a picture cannot be read.
@@ -67,11 +68,13 @@ def load_folder(folder: Path, recipe: Recipe) -> Data:
         k: c[numbers] if isinstance(c, torch.Tensor) else [c[i] for i in numbers.tolist()]
         for k, c in words.columns.items()
     }
-    carried = None
+    carried, classes = None, 0
     if recipe.masks is not None:
-        columns["mask"], said = read_masks(Path(recipe.masks), [files[i] for i in numbers.tolist()], shape)
-        notes, carried = [*notes, *said], ("mask",)
-    about = About(folder.resolve().name, words.class_names, notes=(*words.notes, *notes))
+        beside, names = Path(recipe.masks), [files[i] for i in numbers.tolist()]
+        columns["mask"], palette, said = read_masks(beside, names, shape, recipe.palette)
+        notes, carried, classes = [*notes, *said], ("mask",), palette_size(palette)
+        recipe = replace(recipe, palette=palette)
+    about = About(folder.resolve().name, words.class_names, notes=(*words.notes, *notes), mask_classes=classes)
     images = torch.from_numpy(x)
     return Data(images[kept] if bad else images, columns, replace(about, recipe=recipe), conditions=carried)
 

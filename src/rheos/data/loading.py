@@ -13,6 +13,7 @@ from rheos.core.errors import DataError, OptionError, check_choice
 from rheos.data.arrays import load_arrays, load_file
 from rheos.data.builtin import BUILTIN
 from rheos.data.dataset import Data
+from rheos.data.palette import check_classes, palette_size, read_palette
 from rheos.data.recipe import Recipe, Split, read_conditions, read_range, read_split
 from rheos.data.toys import TOYS, toy
 
@@ -36,6 +37,7 @@ def load(
     masks: str | os.PathLike[str] | None = None,
     codec: str | os.PathLike[str] | None = None,
     embed: str | None = None,
+    palette: int | Sequence[int | str] | None = None,
 ) -> Data:
     """Read a set of samples into memory.
 
@@ -59,6 +61,8 @@ def load(
         codec: Folder of a `LatentCodec`, or of an autoencoder's run: batches then carry latents, kept in a cache there.
         embed: What makes numbers of captions, or of class names where there are none, by name; batches then carry the
             column "embedding". See `rheos.data.embedding.embedder`.
+        palette: What masks hold: K for class numbers 0 .. K - 1, or the value of each class in order, grey numbers or
+            colours "#rrggbb"; default: as found. It is kept in `Data.spec`, so that other masks get the same classes.
 
     Raises:
         UnknownOptionError: If a name is unknown; near names are listed.
@@ -75,10 +79,16 @@ def load(
     """
     parts, names = read_split(split), read_conditions(conditions)
     beside = None if masks is None else str(Path(masks).expanduser().resolve())
-    recipe = Recipe(None, size, flip, limit, colour, read_range(range), parts, names, skip_corrupt, download, beside)
+    recipe = Recipe(
+        None, size, flip, limit, colour, read_range(range), parts, names, skip_corrupt, download, beside,
+        palette=read_palette(palette),
+    )  # fmt: skip
     given = isinstance(source, Data)
+    if isinstance(source, str | os.PathLike):
+        _check_exists(source, recipe)
     _refuse_idle(source, recipe)
     data = source if isinstance(source, Data) else _read(source, recipe)
+    data = data if recipe.palette is None or beside is not None else _counted(data, palette_size(recipe.palette))
     made = data.about.recipe
     data = data if limit is None else data.limit(limit)
     data = data if colour is None else data.recolour(colour)
@@ -101,9 +111,36 @@ def load(
     return encoded(data, LatentCodec.read(Path(codec).expanduser()), cache="auto")
 
 
+def _named(source: object) -> bool:
+    return isinstance(source, str) and (source in SOURCES or source.startswith("hf:"))
+
+
+def _check_exists(source: str | os.PathLike[str], recipe: Recipe) -> None:
+    """Raise unless there is such a set, file or folder; a folder where an option is of folders only."""
+    path = Path(source).expanduser()
+    if _named(source) or path.exists():
+        return
+    if recipe.masks is not None or recipe.skip_corrupt:
+        raise DataError(f"There is no folder {path} of pictures.", path=path)
+    if isinstance(source, str) and os.sep not in source and not path.suffix:
+        check_choice("source", source, SOURCES)
+    raise DataError(f"There is no file or folder {path}.", path=path)
+
+
+def _counted(data: Data, classes: int) -> Data:
+    """A set whose own masks have so many classes."""
+    masks = data.columns.get("mask")
+    if not isinstance(masks, Tensor):
+        raise OptionError(
+            f"palette says what masks hold, and {data.name!r} has no column 'mask'. Give masks=, or leave it out."
+        )
+    check_classes(masks, classes, f"The masks of {data.name!r}")
+    return replace(data, about=replace(data.about, mask_classes=classes))
+
+
 def _read(source: object, recipe: Recipe) -> Data:
     """The whole set; readers that can, obey size, colour and limit while reading."""
-    if isinstance(source, str) and (source in SOURCES or source.startswith("hf:")):
+    if isinstance(source, str) and _named(source):
         recipe = replace(recipe, source=source)
         if source in BUILTIN:
             return BUILTIN[source](recipe)
@@ -141,10 +178,6 @@ def _read(source: object, recipe: Recipe) -> Data:
 
 def _read_path(source: str | os.PathLike[str], recipe: Recipe) -> Data:
     path = Path(source).expanduser()
-    if not path.exists():
-        if isinstance(source, str) and os.sep not in source and not path.suffix:
-            check_choice("source", source, SOURCES)
-        raise DataError(f"There is no file or folder {path}.", path=path)
     recipe = replace(recipe, source=str(path.resolve()))
     if path.is_dir():
         from rheos.data.folder import load_folder
@@ -157,8 +190,7 @@ def _read_path(source: str | os.PathLike[str], recipe: Recipe) -> Data:
 
 def _refuse_idle(source: object, recipe: Recipe) -> None:
     """Raise if an option is set that this kind of source would ignore."""
-    named = isinstance(source, str) and (source in SOURCES or source.startswith("hf:"))
-    path = isinstance(source, str | os.PathLike) and not named
+    path = isinstance(source, str | os.PathLike) and not _named(source)
     folder = path and Path(source).expanduser().is_dir()  # type: ignore[arg-type]
     arrays = isinstance(source, Tensor | np.ndarray | Mapping) or (path and not folder)
     if recipe.range is not None and not arrays:

@@ -15,28 +15,32 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from rheos.core.errors import DataError
+from rheos.data.palette import NONE, Palette, check_classes, count_classes
 from rheos.data.resizing import fit
 
 __all__ = ["SUFFIXES", "read_masks", "resize_masks"]
 
 SUFFIXES = (".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Kinds that keep numbers exactly; JPEG does not."""
-_MOST_COLOURS = 256
 
 
-def read_masks(folder: Path, files: Sequence[str], shape: tuple[int, int]) -> tuple[Tensor, list[str]]:
-    """int64 masks (N, H, W) of pictures, and what must be said about them.
+def read_masks(
+    folder: Path, files: Sequence[str], shape: tuple[int, int], palette: Palette | None = None
+) -> tuple[Tensor, Palette, list[str]]:
+    """int64 masks (N, H, W) of pictures, what their values mean, and what must be said about them.
 
-    Grey and palette masks hold class numbers; grey ones of 0 and 255 alone hold two classes. Colour masks are numbered
-    in the order of their colours, read as (r, g, b).
+    Unless a palette says otherwise, grey and palette masks hold class numbers, and 255 where there is no class; grey
+    ones of 0 and 255 alone hold two classes; colour masks are numbered in the order of their colours, as (r, g, b).
 
     Args:
         folder: Of the masks.
         files: Relative paths of the pictures, with forward slashes.
         shape: (height, width) of the pictures as read.
+        palette: What the values mean; found in the masks unless given.
 
     Raises:
-        DataError: If masks are missing, cannot be read, or hold too many colours to be classes.
+        DataError: If masks are missing, cannot be read, or hold other values than the palette's, none but 255, or too
+            many colours to be classes.
     """
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder} of masks.", path=folder)
@@ -52,13 +56,11 @@ def read_masks(folder: Path, files: Sequence[str], shape: tuple[int, int]) -> tu
     colour = {n.ndim for n in numbers} == {3}
     if not colour and any(n.ndim == 3 for n in numbers):
         raise DataError(f"Some masks in {folder} are grey and some in colour. Save all of them alike.", path=folder)
-    stacked = np.stack(numbers)
+    values = np.stack(numbers)
     if colour:
-        return _by_colour(stacked, folder)
-    values = np.unique(stacked)
-    if values.tolist() == [0, 255]:
-        return torch.from_numpy((stacked > 0).astype(np.int64)), ["Masks of 0 and 255 were read as classes 0 and 1."]
-    return torch.from_numpy(stacked.astype(np.int64)), []
+        values = (values[..., 0] << 16) | (values[..., 1] << 8) | values[..., 2]
+    palette = palette or _found(values, colour, folder)
+    return torch.from_numpy(_classes(values, colour, palette, folder)), palette, _said(palette)
 
 
 def _beside(folder: Path, file: str) -> Path | None:
@@ -90,18 +92,76 @@ def _nearest(size: tuple[int, ...], shape: tuple[int, int]) -> tuple[NDArray[np.
     return axes[0], axes[1]
 
 
-def _by_colour(pixels: NDArray[np.int64], folder: Path) -> tuple[Tensor, list[str]]:
-    keys = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    found = np.unique(keys)
-    if len(found) > _MOST_COLOURS:
+def _found(values: NDArray[np.int64], colour: bool, folder: Path) -> Palette:
+    """What values mean where nobody said it."""
+    if not colour:
+        classes = count_classes(torch.from_numpy(values))
+        if classes == 1 and np.unique(values).tolist() == [0, NONE]:
+            return 0, NONE
+        if not classes:
+            raise DataError(
+                f"The masks in {folder} hold {NONE} alone, which stands for no class. If they show two classes, say "
+                f"so: palette=[0, {NONE}].",
+                path=folder,
+            )
+        return classes
+    found = np.unique(values)
+    if len(found) > NONE:
         raise DataError(
-            f"The masks in {folder} hold {len(found)} colours, too many to be classes (at most {_MOST_COLOURS}). Save "
-            "them without smoothing, in a lossless format.",
+            f"The masks in {folder} hold {len(found)} colours, too many to be classes (at most {NONE}). Save them "
+            "without smoothing, in a lossless format.",
             path=folder,
         )
-    names = ", ".join(f"#{k:06x}" for k in found[:8].tolist()) + (", ..." if len(found) > 8 else "")
-    masks = np.searchsorted(found, keys)
-    return torch.from_numpy(masks.astype(np.int64)), [f"Mask colours became classes 0..{len(found) - 1}: {names}."]
+    return tuple(_shown(k, True) for k in found.tolist())
+
+
+def _classes(values: NDArray[np.int64], colour: bool, palette: Palette, folder: Path) -> NDArray[np.int64]:
+    """Class numbers of grey numbers, or of colours as numbers."""
+    wanted = isinstance(palette, tuple) and isinstance(palette[0], str)
+    if colour != wanted:
+        kinds = ("in colour", "grey")
+        raise DataError(
+            f"The masks in {folder} are {kinds[not colour]}, but those of these classes are {kinds[not wanted]} "
+            f"({_list(palette)}). Save them alike.",
+            path=folder,
+        )
+    if isinstance(palette, int):
+        check_classes(torch.from_numpy(values), palette, f"The masks in {folder}")
+        return values
+    keys = np.array([int(v[1:], 16) if isinstance(v, str) else v for v in palette], dtype=np.int64)
+    numbers = np.arange(len(keys))
+    if not colour and NONE not in palette:
+        keys, numbers = np.append(keys, NONE), np.append(numbers, NONE)
+    order = np.argsort(keys)
+    place = np.searchsorted(keys[order], values).clip(max=len(keys) - 1)
+    if len(wrong := np.unique(values[keys[order][place] != values])):
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise DataError(
+            f"The masks in {folder} hold {_shown(int(wrong[0]), colour)}{more}, which is none of the classes "
+            f"{_list(palette)}.",
+            path=folder,
+        )
+    found: NDArray[np.int64] = numbers[order][place]
+    return found
+
+
+def _said(palette: Palette) -> list[str]:
+    if isinstance(palette, int):
+        return []
+    if palette == (0, NONE):
+        return [f"Masks of 0 and {NONE} were read as classes 0 and 1."]
+    return [f"Mask {'colours' if isinstance(palette[0], str) else 'values'} became classes {_list(palette)}."]
+
+
+def _list(palette: Palette) -> str:
+    if isinstance(palette, int):
+        return f"0..{palette - 1}"
+    names = ", ".join(map(str, palette[:8])) + (", ..." if len(palette) > 8 else "")
+    return f"0..{len(palette) - 1}: {names}"
+
+
+def _shown(value: int, colour: bool) -> str:
+    return f"#{value:06x}" if colour else str(value)
 
 
 def resize_masks(masks: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, final
 
 from rheos.core.errors import OptionError, check_choice
+from rheos.data.palette import Palette
 
 __all__ = ["EMBEDDING", "Range", "Recipe", "Split", "check_fraction", "read_conditions", "read_range", "read_split"]
 
@@ -43,6 +44,7 @@ class Recipe:
         skip_corrupt: Leave unreadable pictures of a folder out instead of stopping.
         download: Whether "hf:" sources may use the network.
         masks: A folder of masks with the names of a folder's pictures.
+        palette: Classes of the masks: their number K, or the value of each, grey numbers or "#rrggbb".
         codec: Folder of the autoencoder whose latents are delivered; None delivers the pictures.
         embed: Name of what makes the column "embedding" of captions; see `rheos.data.embedding.embedder`.
 
@@ -67,6 +69,7 @@ class Recipe:
     masks: str | None = None
     codec: str | None = None
     embed: str | None = None
+    palette: Palette | None = None
 
     def __post_init__(self) -> None:
         _check_count("size", self.size)

@@ -66,6 +66,12 @@ def _check_conditions(field: Field, objective: Objective, data: Data) -> None:
             f"The network was built for {classes} classes, the data have {data.classes}. "
             "Build it with classes=data.classes."
         )
+    maps = int((getattr(field.net, "config", None) or {}).get("maps", 0) or 0)
+    if maps and "mask" in offered and data.mask_classes > maps:
+        raise ConditionError(
+            f"The network was built for masks of {maps} classes, those of the data have {data.mask_classes}. "
+            "Build it with maps=data.mask_classes."
+        )
 
 
 def _list(names: object) -> str:
@@ -75,11 +81,15 @@ def _list(names: object) -> str:
 def introduce(field: Field, objective: Objective, data: Data) -> None:
     """Tell the field what it is about to learn: shape and range of the data, and whether its source is Gaussian.
 
-    An objective that trains at certain times only says so by an attribute `grid`: the field then has no others.
+    An objective that trains at certain times only says so by an attribute `grid`: the field then has no others. One
+    that has more to tell has a method `introduce`.
     """
     field.shape, field.value_range = data.shape, data.delivers
     field.gaussian = objective.gaussian
     field.times = getattr(objective, "grid", None)
+    more = getattr(objective, "introduce", None)
+    if more is not None:
+        more(field)
 
 
 def calibrated(objective: Objective, data: Data, options: Options, device: torch.device) -> Objective:

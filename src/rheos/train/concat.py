@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from rheos.core import config as plain
 from rheos.core.errors import ConditionError, OptionError
+from rheos.data.palette import NONE
 from rheos.nets import Net, UNet
 from rheos.nets.attention import Tap
 
@@ -29,8 +30,8 @@ class ConcatCondition(Net):
     """A network whose `concat` channels are made of a hole with what surrounds it, of a semantic map, or of both.
 
     Conditions of a hole are `known` (B, known, h, w), the (latent) picture with the hole filled in black, and `hole`
-    (B, 1, H, W), 1 where the picture is hidden. The condition of a map is `mask`, int64 (B, H, W) in 0..maps - 1; the
-    number `maps` itself stands for no class.
+    (B, 1, H, W), 1 where the picture is hidden. The condition of a map is `mask`, int64 (B, H, W) in 0..maps - 1, and
+    255 where there is no class (the number `maps` where there are more classes than 255).
 
     Args:
         net: The network, or its description; its `concat` has the channels that are made here.
@@ -83,6 +84,7 @@ class ConcatCondition(Net):
                 f"Build it with concat={made}."
             )
         self.net, self.known, self.maps, self.factor = inner, known, maps, factor
+        self.none = max(NONE, maps)
         self.rescaler = nn.Conv2d(maps, codes, 1, bias=False) if maps else None
         if self.rescaler is not None:
             self.rescaler.requires_grad_(train_rescaler)
@@ -102,7 +104,7 @@ class ConcatCondition(Net):
         if name == "hole" and self.known:
             return torch.ones(rows, 1, 1, 1, dtype=first.dtype, device=first.device)
         if name == "mask" and self.maps:
-            return torch.full((rows, 1, 1), self.maps, dtype=torch.int64, device=first.device)
+            return torch.full((rows, 1, 1), self.none, dtype=torch.int64, device=first.device)
         if name == "concat":
             raise ConditionError(
                 f"Unknown condition 'concat'; this network takes: {', '.join(sorted(self.conditions))}."
@@ -115,7 +117,8 @@ class ConcatCondition(Net):
         """The prediction at (x, t); see `Net.forward`.
 
         Raises:
-            ConditionError: For unknown, missing or misshapen conditions, or class numbers above `maps`.
+            ConditionError: For unknown, missing or misshapen conditions, or class numbers out of range (looked at
+                on a CPU only).
         """
         if cond.keys() != self.conditions:
             self._refuse(cond)
@@ -152,13 +155,12 @@ class ConcatCondition(Net):
                 f"mask must be whole numbers of shape ({len(x)}, {size[0]}, {size[1]}), got {mask.dtype} "
                 f"{tuple(mask.shape)}."
             )
-        if (
-            mask.device.type == "cpu"
-            and not torch.compiler.is_compiling()
-            and bool(((mask < 0) | (mask > self.maps)).any())
-        ):
-            found = int(mask.min()) if bool((mask < 0).any()) else int(mask.max())
-            raise ConditionError(f"mask must lie in 0 .. {self.maps - 1}, got {found}.")
+        if mask.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = ((mask < 0) | (mask >= self.maps)) & (mask != self.none)
+            if bool(wrong.any()):
+                raise ConditionError(
+                    f"mask must lie in 0 .. {self.maps - 1} ({self.none} for none), got {int(mask[wrong][0])}."
+                )
         if tuple(mask.shape[1:]) == (1, 1):
             mask = mask.expand(-1, *size)
         if tuple(mask.shape[1:]) != size:
@@ -168,7 +170,7 @@ class ConcatCondition(Net):
             )
         rescaler = cast(nn.Conv2d, self.rescaler)
         kinds = torch.arange(self.maps, device=mask.device).reshape(-1, 1, 1)
-        hot = (mask[:, None] == kinds).to(x.dtype)  # the number `maps` is in no class
+        hot = (mask[:, None] == kinds).to(x.dtype)  # the number `none` is in no class
         return rescaler(functional.avg_pool2d(hot, self.factor))  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rheos.core import config
-from rheos.core.draws import Draws
+from rheos.core.draws import Draws, Key
 from rheos.core.errors import ConditionError, OptionError, ShapeError, TimeError, check_choice
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath, JointPath
@@ -19,12 +19,19 @@ from rheos.nets import time_features
 from rheos.train.latents import decoded, encoded
 from rheos.train.semantics import SemanticCodec
 
-__all__ = ["IMAGE", "SEMANTICS", "PairNet", "pair_field", "pair_net", "pair_path"]
+__all__ = ["IMAGE", "NOISES", "SEMANTICS", "Noise", "PairNet", "pair_field", "pair_net", "pair_path", "quiet"]
 
 IMAGE, SEMANTICS = "image", "semantics"
 """Names of the two parts of a state."""
+Noise = Literal["both", "image", "semantics"]
+NOISES = ("both", "image", "semantics")
 FEATURES = 16
 SIGMA_MIN = 1e-4
+
+
+def quiet(noise: Noise) -> tuple[str, ...]:
+    """Parts whose noise is zero."""
+    return {"both": (), "image": (SEMANTICS,), "semantics": (IMAGE,)}[noise]
 
 
 @final
@@ -38,16 +45,18 @@ class PairNet(nn.Module):
         codec: Of labels or masks, or its description.
         join: "channels" concatenates along the first axis of a sample; "flat" flattens both first, for an MLP.
         adapter: "none": maps have the picture's size, else it is an error; "resize": other sizes are resized to the
-            picture's (nearest) and back (area).
+            picture's (smaller ones to the nearest pixel, larger ones by area) and back (area).
         copies: Whether each part of the state is added to its own prediction, times a factor of t that is learned and
             zero at first. A velocity holds its own noise, which a narrow network must else carry through all layers.
         time_scale: The network gets t times this: 1 for networks of flows, 1000 for a backbone that was made for steps.
         autoencoder: With `encode` and `decode`: the picture's side flows in its latents (samples of the posterior while
             training). It is not trained, and belongs to no checkpoint.
         latent_scale: Latents are multiplied by it; Stable Diffusion has 0.18215.
+        noise: Which ends have noise: "both", "image" or "semantics"; the other's noise is zero. `SymmFlow` sets it when
+            its training begins, and everything that uses the flow afterwards obeys it.
 
     Raises:
-        UnknownOptionError: For an unknown join or adapter.
+        UnknownOptionError: For an unknown join, adapter or noise.
         OptionError: For a scale that is not positive, or a net that is no module.
     """
 
@@ -62,6 +71,7 @@ class PairNet(nn.Module):
         time_scale: float = 1.0,
         autoencoder: Any = None,
         latent_scale: float = 1.0,
+        noise: Noise = "both",
     ) -> None:
         super().__init__()
         check_choice("join", join, ("channels", "flat"))
@@ -94,6 +104,28 @@ class PairNet(nn.Module):
             "autoencoder": autoencoder,  # a custom part of a file
             "latent_scale": latent_scale,
         }
+        self.noise = noise
+
+    @property
+    def noise(self) -> Noise:
+        """Which ends have noise."""
+        return cast(Noise, self.config["noise"])
+
+    @noise.setter
+    def noise(self, noise: Noise) -> None:
+        check_choice("noise", noise, NOISES)
+        self.config["noise"] = noise
+
+    def normal(self, like: Tensor, part: str, draws: Draws, word: Key) -> Tensor:
+        """Noise of one part: zeros where it is quiet.
+
+        Args:
+            like: Its shape, dtype and device count.
+            part: "image" or "semantics".
+            draws: One stream a row.
+            word: Key of the numbers within the streams.
+        """
+        return torch.zeros_like(like) if part in quiet(self.noise) else cast(Tensor, draws.normal(like, word))
 
     @property
     def autoencoder(self) -> Any:
@@ -174,7 +206,8 @@ class PairNet(nn.Module):
         if code.ndim == 2 and image.ndim > 2:
             return code.reshape(*code.shape, *(1,) * (image.ndim - 2)).expand(-1, -1, *image.shape[2:])
         if code.ndim == image.ndim == 4 and self.adapter == "resize":
-            return functional.interpolate(code, image.shape[2:], mode="nearest")
+            larger = code.shape[2] > image.shape[2]
+            return functional.interpolate(code, image.shape[2:], mode="area" if larger else "nearest")
         raise ShapeError(
             f"The code of shape {tuple(code.shape[1:])} does not lie beside a picture of {tuple(image.shape[1:])}. "
             "Give both one size, or PairNet(..., adapter='resize')."

@@ -60,7 +60,7 @@ class WordCodec(SemanticCodec):
             "mask", a word a pixel (B, D, H, W).
         pool: How a map is read: "mean" of its pixels, then the nearest word; smallest mean "distance" to a word;
             or the "mode" of the pixels' nearest words.
-        size: (height, width) of maps; the picture's own unless given.
+        size: (height, width) of maps or masks; the picture's own unless given.
         ignore: Label of mask pixels that have none; their code is zero, and no loss is taken there.
         grain: What has noise of its own: each "pixel", or each channel of a whole "map", which then stays constant.
 
@@ -84,8 +84,8 @@ class WordCodec(SemanticCodec):
         check_choice("pool", self.pool, POOLS)
         if self.classes < 2:
             raise OptionError(f"classes must be at least 2, got {self.classes}.")
-        if self.size is not None and self.form != "map":
-            raise OptionError(f"size is of constant maps, the form is {self.form!r}. Leave it out.")
+        if self.size is not None and self.form == "vector":
+            raise OptionError(f"size is of maps and masks, the form is {self.form!r}. Leave it out.")
         if self.ignore is not None and 0 <= self.ignore < self.classes:
             raise OptionError(f"ignore must lie outside the classes 0 .. {self.classes - 1}, got {self.ignore}.")
 
@@ -139,7 +139,7 @@ class WordCodec(SemanticCodec):
             draws: A stream a row for the noise; None adds none.
 
         Raises:
-            ShapeError: For labels of another rank, or masks of another size than the pictures.
+            ShapeError: For labels of another rank, or masks of another size than `size` or the pictures.
             ConditionError: For labels that are no whole numbers, or outside 0 .. K - 1 (looked at on a CPU only).
         """
         shape = self.shape(picture)

@@ -59,7 +59,8 @@ def _beside(net: Net, data: Data, carried: dict[str, Tensor]) -> Net:
     extra = 0
     if "mask" in carried:
         masks = carried["mask"]
-        options |= {"maps": int(masks.max()) + 1, "codes": CODES, "factor": max(1, masks.shape[-1] // data.shape[-1])}
+        options["maps"], options["codes"] = max(1, data.mask_classes), CODES
+        options["factor"] = max(1, masks.shape[-1] // data.shape[-1])
         extra += CODES
     if "hole" in carried:
         options["known"] = carried["known"].shape[1]

@@ -12,7 +12,7 @@ Reference: Symmetrical Flow Matching, Caetano et al. (2026), https://arxiv.org/a
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast, final
+from typing import cast, final
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from rheos.core.query import Query
 from rheos.core.state import State
 from rheos.core.times import TwoTimes, shifted, times
 from rheos.data.dataset import Data
-from rheos.train.pairnet import IMAGE, SEMANTICS, PairNet, pair_field, pair_net, pair_path
+from rheos.train.pairnet import IMAGE, NOISES, SEMANTICS, Noise, PairNet, pair_field, pair_net, pair_path, quiet
 from rheos.train.semantics import SemanticCodec
 from rheos.train.symmuse import Reading, begin, edit, generate, label, read
 from rheos.train.widening import TextFree, doubled
@@ -67,13 +67,13 @@ class SymmFlow:
     column: str = "label"
     image_weight: float = 0.5
     times: TimeDistribution | str = "uniform"
-    noise: Literal["both", "image", "semantics"] = "both"
+    noise: Noise = "both"
     premetric: Premetric | str = "mse"
 
     def __post_init__(self) -> None:
         if not 0 <= self.image_weight <= 1:
             raise OptionError(f"image_weight must lie in [0, 1], got {self.image_weight}.")
-        check_choice("noise", self.noise, ("both", "image", "semantics"))
+        check_choice("noise", self.noise, NOISES)
         object.__setattr__(self, "times", times(self.times))
         if isinstance(self.times, TwoTimes):
             raise OptionError("Picture and semantics share one time a row; TwoTimes is for flow maps.")
@@ -102,7 +102,13 @@ class SymmFlow:
         """
         from rheos.train.symmrecipe import pair_for
 
-        return pair_for(data, self.column)
+        field = pair_for(data, self.column)
+        self.introduce(field)
+        return field
+
+    def introduce(self, field: Field) -> None:
+        """Tell the network which ends have noise, for everything that uses the flow afterwards."""
+        pair_net(field).noise = self.noise
 
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "SymmFlow":
         """Nothing depends on the data."""
@@ -121,8 +127,7 @@ class SymmFlow:
         x = net.encode(x1, draws.fold("picture"))
         y = net.codec.encode(labels, tuple(x1.shape[1:]), draws.fold("code")).to(x)
         xi = cast(dict[str, Tensor], draws.normal({IMAGE: x, SEMANTICS: y}, "noise"))
-        quiet = {"both": (), "image": (SEMANTICS,), "semantics": (IMAGE,)}[self.noise]
-        xi = {name: torch.zeros_like(v) if name in quiet else v for name, v in xi.items()}
+        xi = {name: torch.zeros_like(v) if name in quiet(self.noise) else v for name, v in xi.items()}
         return {IMAGE: xi[IMAGE], SEMANTICS: y}, {IMAGE: x, SEMANTICS: xi[SEMANTICS]}
 
     def _column(self, cond: Cond) -> Tensor:
@@ -168,12 +173,12 @@ class SymmFlow:
     def starts(self, field: Field, x1: State, cond: Cond, draws: Draws, temperature: float = 1.0) -> State:
         """Where pictures of labels begin, as in `generate`: noise (or zero, see `noise`), and the label's code.
 
+        A temperature scales the picture's noise, and below 1 the code's too: 0 is one picture a label.
+
         Raises:
             ConditionError: If there is no such column.
         """
-        start = begin(field, self._column(cond), tuple(cast(Tensor, x1).shape[1:]), draws)
-        level = 0.0 if self.noise == "semantics" else temperature
-        return start if level == 1.0 else {**start, IMAGE: level * start[IMAGE]}
+        return begin(field, self._column(cond), tuple(cast(Tensor, x1).shape[1:]), draws, temperature)
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What of a state a training shows: the picture."""

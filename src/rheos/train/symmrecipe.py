@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-import torch
 from torch import Tensor
 
 from rheos.core import config
 from rheos.core.errors import ConditionError, DataError, check_choice
 from rheos.core.field import Field
 from rheos.data.dataset import Data
+from rheos.data.palette import NONE, count_classes
 from rheos.metrics.features import held_out_split
 from rheos.nets import MLP, UNet
 from rheos.train.codes import OneHotCode, PaletteCode, ScalarCode
@@ -122,11 +122,15 @@ def pair_for(
         width: Of a U-Net.
         code: Options of the paper's code, for its network and its codec; None for a small network.
 
+    Masks that are larger than the pictures' side of the state, as beside latents, keep their size.
+
     Raises:
         ConditionError: If there is no such column.
     """
     values = _column(data, column)
-    codec = codec or _codec(data, values, values.ndim == 3, code)
+    codec = codec or _codec(data, column, values, code)
+    if codec.form == "mask" and codec.size is None and tuple(values.shape[1:]) != data.shape[1:]:
+        codec = replace(codec, size=(values.shape[1], values.shape[2]))
     return pair_field(_net(data, codec, width, code is not None), codec)
 
 
@@ -137,10 +141,11 @@ def _column(data: Data, column: str) -> Tensor:
     return values
 
 
-def _codec(data: Data, values: Tensor, masks: bool, code: Mapping[str, Any] | None) -> WordCodec:
-    found = torch.unique(values)
-    ignore = 255 if masks and int(found[-1]) == 255 else None  # the usual mark of pixels without a class
-    classes = max(2, int(found[found != 255][-1]) + 1 if ignore else int(found[-1]) + 1, 0 if masks else data.classes)
+def _codec(data: Data, column: str, values: Tensor, code: Mapping[str, Any] | None) -> WordCodec:
+    masks = values.ndim == 3
+    counted = {"label": data.classes, "mask": data.mask_classes}.get(column, 0)  # of the whole set, not of a part
+    classes = max(2, counted or (count_classes(values) if masks else int(values.max()) + 1))
+    ignore = NONE if masks and classes <= NONE else None
     if code is None:
         return OneHotCode(classes, "mask" if masks else "vector", ignore=ignore)
     if masks:
@@ -151,12 +156,22 @@ def _codec(data: Data, values: Tensor, masks: bool, code: Mapping[str, Any] | No
 def _net(data: Data, codec: WordCodec, width: int, paper: bool) -> PairNet:
     if len(data.shape) == 1:
         return PairNet(MLP(data.shape[0] + codec.channels, 256, 3, "silu", residual=True, time_features=64), codec)
-    channels = data.shape[0] + codec.channels
+    channels, more = data.shape[0] + codec.channels, _fitted(data, codec)
     if paper:
         level = [k for k in range(4) if data.shape[1] // 2**k == 16]
         net = UNet(channels, width=width, multipliers=(1, 2, 2, 2), blocks=2, attention=level)
-        return PairNet(net, codec)
+        return PairNet(net, codec, **more)
     levels = 1
     while levels < 4 and not any(side % 2**levels or side // 2**levels < 4 for side in data.shape[1:]):
         levels += 1
-    return PairNet(UNet(channels, width=width, multipliers=(1, 2, 4, 4)[:levels]), codec)
+    return PairNet(UNet(channels, width=width, multipliers=(1, 2, 4, 4)[:levels]), codec, **more)
+
+
+def _fitted(data: Data, codec: WordCodec) -> dict[str, Any]:
+    """Options for codes of another size than the pictures, such as masks beside latents.
+
+    The network works at the pictures' size and cannot pass a code's own noise on, so the code is added to its part.
+    """
+    if codec.size is None or tuple(codec.size) == data.shape[1:]:
+        return {}
+    return {"adapter": "resize", "copies": True}

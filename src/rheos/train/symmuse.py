@@ -1,6 +1,7 @@
 """What a field of symmetrical flow matching can do: generate from labels, read labels off pictures, edit.
 
-Forwards in t pictures come from noise, backwards labels do. Every random number is keyed by its row's seed.
+Forwards in t pictures come from noise, backwards labels do; an end that was trained without noise (`SymmFlow.noise`)
+begins at zero. Every random number is keyed by its row's seed.
 """
 
 from collections.abc import Sequence
@@ -83,7 +84,9 @@ def _shape(field: Field, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     return tuple(found)
 
 
-def begin(field: Field, labels: Tensor, shape: tuple[int, ...], draws: Draws) -> dict[str, Tensor]:
+def begin(
+    field: Field, labels: Tensor, shape: tuple[int, ...], draws: Draws, temperature: float = 1.0
+) -> dict[str, Tensor]:
     """States at t = 0 of labels or masks: noise for the picture, and the code.
 
     Args:
@@ -91,13 +94,18 @@ def begin(field: Field, labels: Tensor, shape: tuple[int, ...], draws: Draws) ->
         labels: (B,), or masks (B, H, W).
         shape: Of one picture.
         draws: One stream a row.
+        temperature: What the picture's noise is multiplied by, and the code's too where it is below 1: with more noise
+            codes could be mistaken.
     """
-    net, draws = pair_net(field), draws.fold("generate")
-    code = net.codec.encode(labels.to(field.device), shape, draws).to(field.dtype)
+    net, draws, labels = pair_net(field), draws.fold("generate"), labels.to(field.device)
+    code = net.codec.encode(labels, shape, draws).to(field.dtype)
+    if temperature < 1.0:
+        code = torch.lerp(net.codec.encode(labels, shape).to(code), code, temperature)
     like = torch.zeros(len(labels), *shape, dtype=field.dtype, device=field.device)
     if net.autoencoder is not None:
         like = net.encode(like[:1]).expand(len(labels), *[-1] * (like.ndim - 1))
-    return {IMAGE: cast(Tensor, draws.normal(like, IMAGE)), SEMANTICS: code}
+    noise = net.normal(like, IMAGE, draws, IMAGE)
+    return {IMAGE: noise if temperature == 1.0 else temperature * noise, SEMANTICS: code}
 
 
 @torch.no_grad()
@@ -168,7 +176,7 @@ def read(
     image = net.encode(x)
     keys = Draws(seeds.to(field.device)).fold("read")
     like = torch.empty(len(x), *net.codec.shape(tuple(x.shape[1:])), dtype=x.dtype, device=x.device)
-    starts = ({IMAGE: image, SEMANTICS: cast(Tensor, keys.normal(like, k))} for k in range(draws))
+    starts = ({IMAGE: image, SEMANTICS: net.normal(like, SEMANTICS, keys, k)} for k in range(draws))
     codes = [_walk(field, start, steps, solver, True, seeds)[SEMANTICS] for start in starts]
     total = torch.stack(codes)
     mean = total.mean(0)
@@ -250,9 +258,9 @@ def edit(
     inside = _grown(region.to(x.device), dilate, x)
     keys = Draws(seeds.to(field.device)).fold("edit")
     code = net.codec.encode(masks, tuple(x.shape[1:]), keys).to(x)
-    back = _walk(field, {IMAGE: x, SEMANTICS: cast(Tensor, keys.normal(code, "y"))}, steps, solver, True, seeds)
+    back = _walk(field, {IMAGE: x, SEMANTICS: net.normal(code, SEMANTICS, keys, "y")}, steps, solver, True, seeds)
     old = back[IMAGE]
-    fresh = cast(Tensor, keys.normal(x, "x"))
+    fresh = net.normal(x, IMAGE, keys, "x")
     start = {IMAGE: torch.where(inside, fresh, old), SEMANTICS: code}
     return _walk(field, start, steps, solver, False, seeds, (Hold(x, old, inside),))[IMAGE]
 
