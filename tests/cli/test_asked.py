@@ -11,12 +11,13 @@ from PIL import Image
 
 from rheos import load
 from rheos.core import Draws, Uniform
-from rheos.data import EmojiCaptions
+from rheos.data import CLIPText, EmojiCaptions
 from rheos.data import load as load_data
 from rheos.sample import draw
 from rheos.train import crossflow, symmflow
 
 QUIET = ("options.batch=8", "options.sample_every=0")
+CROSS = ("objective=CrossFlow", "field.net.net.width=8")
 
 
 def trained(rheos, out, source, *changes):
@@ -297,3 +298,68 @@ def test_a_flow_of_captions_is_distilled_with_its_captions(rheos, tmp_path):
     told = json.loads(rheos("sample", winner, "--n", "2", "--caption", "red apple", "--out", tmp_path, "--json").out)
     assert told["captions"] == ["red apple", "red apple"]
     assert json.loads(rheos("sample", winner, "--n", "2", "--out", tmp_path, "--json").out)["captions"] is not None
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """Pictures of 8 x 8 in two classes, whose names are the captions."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "animals" / name).mkdir(parents=True)
+        for k in range(12):
+            picture = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+            picture.save(tmp_path / "animals" / name / f"{k}.png")
+    return tmp_path / "animals"
+
+
+def test_letters_and_tokens_begin_a_cross_modal_flow(rheos, animals, tmp_path, monkeypatch):
+    folder = trained(rheos, tmp_path / "letters", animals, "data.embed=letters:5", *CROSS)
+    assert type(load(folder).field.net.encoder).__name__ == "VectorEncoder"
+    words = ("--n", "2", "--steps", "2", "--solver", "euler", "--format", "npz")
+    assert rheos("sample", folder, *words, "--caption", "a cat", "--out", tmp_path / "x").code == 0
+    _tiny_clip(tmp_path / "clip")
+    monkeypatch.chdir(tmp_path)
+    folder = trained(rheos, tmp_path / "tokens", animals, "data.embed=clip:clip", *CROSS)
+    run = load(folder)
+    assert type(run.field.net.encoder).__name__ == "TokenEncoder"
+    assert run.origin["embed"] == f"clip:{tmp_path / 'clip'}"
+    monkeypatch.chdir("/")
+    assert rheos("sample", folder, *words, "--caption", "cat", "a dog", "--out", tmp_path / "y").code == 0
+    source, mask = CLIPText(tmp_path / "clip")(["cat", "a dog"])
+    wanted = crossflow.generate(run.field, source, mask, steps=2, seed=[0, 1])
+    np.testing.assert_allclose(np.load(tmp_path / "y" / "samples.npz")["x"], wanted.numpy(), atol=1e-6)
+    other = crossflow.generate(run.field, source, torch.ones_like(mask), steps=2, seed=[0, 1])
+    assert not torch.allclose(other, wanted)
+    assert rheos("sample", folder, "--n", "2", "--steps", "1", "--out", tmp_path / "z").code == 0  # of held-out rows
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("data.embed=5", "embed must be the name"),
+        ('data.embed={"kind": "x"}', "embed must be the name"),
+        ("data.embed=letters:5", "objective=CrossFlow takes letters and tokens"),
+    ],
+)
+def test_embedders_that_do_not_go_are_refused(rheos, animals, change, text):
+    result = rheos("train", "--data", animals, "--dry-run", "--set", change)
+    assert result.code == 2
+    assert text in result.err
+
+
+def _tiny_clip(path):
+    """A folder with a tiny random text model of the CLIP kind."""
+    transformers, tokenizers = pytest.importorskip("transformers"), pytest.importorskip("tokenizers")
+    words = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", "a", "cat", "dog"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(
+        vocab_size=6, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=77, eos_token_id=1, pad_token_id=0, bos_token_id=3,
+    )  # fmt: skip
+    transformers.CLIPTextModel(config).save_pretrained(path)

@@ -52,11 +52,27 @@ def test_minilm_has_names_for_sentences_and_tokens():
         ("letters", OptionError, "letters:LENGTH"),
         ("letters:x", OptionError, "letters:LENGTH"),
         ("emoji:3", OptionError, "letters:LENGTH"),
+        (5, OptionError, "must be the name of an embedder.*got 5"),
+        ({"kind": "x"}, OptionError, "must be the name of an embedder"),
     ],
 )
 def test_names_that_are_none_are_refused(name, error, text):
     with pytest.raises(error, match=text):
         embedder(name)
+    with pytest.raises(error, match=text):
+        load("digits", limit=20, embed=name)
+
+
+def test_a_folder_of_a_model_is_kept_absolute_and_the_model_in_memory(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for kind, made in (("clip", CLIPText("here")), ("t5", T5Text("here"))):
+        name = f"{kind}:{tmp_path / 'here'}"
+        assert made.name == embedder(f"{kind}:here").name == name
+        kept = embedder(f"{kind}:here")
+        monkeypatch.chdir("/")
+        assert embedder(name) is kept
+        monkeypatch.chdir(tmp_path)
 
 
 def test_an_embedded_set_is_read_again_from_its_description():

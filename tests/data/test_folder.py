@@ -135,6 +135,17 @@ def test_a_table_gives_captions_labels_and_further_columns(tmp_path):
     assert (data.columns["label"].tolist(), data.class_names) == ([0, 1, 1], ("cat", "dog"))
 
 
+def test_a_caption_may_have_lines_of_its_own_and_only_line_ends_end_a_row(tmp_path):
+    for i in range(2):
+        paint(tmp_path / f"{i}.png", i)
+    table = '\ufefffile_name,caption\r\n0.png,"red\r\napple"\r\n1.png,a\u2028b\r\n'
+    (tmp_path / "metadata.csv").write_bytes(table.encode())
+    assert load(tmp_path).columns["caption"] == ["red\napple", "a\u2028b"]
+    (tmp_path / "metadata.csv").unlink()
+    (tmp_path / "captions.txt").write_bytes("0.png,a\u2028b\r\n1.png,c\r\n".encode())
+    assert load(tmp_path).columns["caption"] == ["a\u2028b", "c"]
+
+
 def test_labels_that_are_numbers_sort_as_numbers(tmp_path):
     for i in range(3):
         paint(tmp_path / f"{i}.png", i)
@@ -152,6 +163,7 @@ def test_labels_that_are_numbers_sort_as_numbers(tmp_path):
         (b"file_name,caption\na.png,x,y\nb.png,z\n", "lines of unequal length"),
         (b"file_name,caption\na.png\nb.png,z\n", "lines of unequal length"),
         (b"file_name,caption\na.png,\xff\n", "is not UTF-8 text"),
+        (b'file_name,caption\na.png,"' + b"x" * 140_000, "Is a quote left open"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path, text, match):

@@ -149,6 +149,24 @@ def test_t5_features_are_multiplied_by_ten_and_padding_is_zero(folder):
         T5Text(path, factor=0.0)
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_model_is_read_silently_and_the_users_bars_are_as_before(folder, capfd, shown):
+    from transformers.utils import logging
+
+    path, transformers = folder
+    config = transformers.T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0)
+    transformers.T5EncoderModel(config).save_pretrained(path)
+    before = logging.is_progress_bar_enabled()
+    try:
+        (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+        capfd.readouterr()
+        T5Text(path)(["a"])
+        assert capfd.readouterr().err == ""
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+
+
 def test_texts_in_several_chunks_are_padded_to_one_length(folder, monkeypatch):
     path, transformers = folder
     config = transformers.T5Config(vocab_size=6, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from rheos import nets
@@ -217,6 +218,23 @@ def test_wrong_scales_are_refused():
         nets.MultiRes(0, 8)
     with pytest.raises(ShapeError, match="8 x 8 pixels"):
         nets.MultiRes(1, 8, dim=16, heads=2)(torch.zeros(1, 1, 16, 16), torch.zeros(1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_layer_of_tokens_is_torchs_own_with_all_its_dropout(training):
+    torch.manual_seed(0)
+    ours = nets.TokenEncoder(6, 8, (2,), depth=1, reductions=0, heads=2, feedforward=16, dropout=0.3).layers[0]
+    peer = nn.TransformerEncoderLayer(8, 2, 16, 0.3, activation="gelu", batch_first=True)
+    peer.self_attn.in_proj_weight.data, peer.self_attn.in_proj_bias.data = ours.qkv.weight.data, ours.qkv.bias.data
+    pairs = ((peer.self_attn.out_proj, ours.out), (peer.norm1, ours.first), (peer.norm2, ours.second))
+    for theirs, own in (*pairs, (peer.linear1, ours.dense[0]), (peer.linear2, ours.dense[3])):
+        theirs.load_state_dict(own.state_dict())
+    h, padding = torch.randn(1, 6, 8), torch.tensor([[False] * 4 + [True] * 2])
+    found = []
+    for layer, given in ((ours, {"seen": ~padding[:, None, None]}), (peer, {"src_key_padding_mask": padding})):
+        torch.manual_seed(1)
+        found.append(layer.train(training)(h, **given))
+    torch.testing.assert_close(*found)
 
 
 # Text

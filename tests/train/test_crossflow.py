@@ -395,7 +395,7 @@ def test_contrast_of_one_row_is_refused():
 
 def test_identical_prompts_are_refused_before_training():
     same = replace(data(), columns={"embedding": torch.ones(40, 4), "label": torch.zeros(40).long()})
-    with pytest.raises(OptionError, match="sources are the same"):
+    with pytest.raises(OptionError, match="All sources are the same"):  # and no number of rows that were drawn again
         train.fit(small(), CrossFlow(), same, steps=1, progress=False)
 
 
@@ -408,6 +408,21 @@ def test_faint_features_are_warned_of():
     tokens[:, 0] = torch.randn(4, 2)
     mask = torch.tensor([[True, False, False]]).expand(4, -1)  # padding does not count
     CrossFlow(mask="m").calibrate(x1, {"embedding": tokens, "m": mask}, Draws.training(0, 0, 4))
+
+
+def test_a_mask_called_like_its_source_is_taken_by_itself_and_a_named_one_must_be_there():
+    x1, cond = rows(4)
+    draws, mask = Draws.training(0, 0, 4), torch.ones(4, 1, dtype=torch.bool)
+    assert CrossFlow().asks == ("embedding",)
+    assert CrossFlow().calibrate(x1, cond, draws).asks == ("embedding",)
+    found = CrossFlow().calibrate(x1, {**cond, "embedding_mask": mask}, draws)
+    assert found.asks == ("embedding", "embedding_mask")
+    assert CrossFlow("a").consumes == ("a", "a_mask")
+    assert CrossFlow(mask=None).consumes == ("embedding",)
+    field = small()
+    for objective in (found, CrossFlow(mask="m")):
+        with pytest.raises(ConditionError, match="which the batch lacks"):
+            objective.starts(field, x1, cond, draws)
 
 
 def test_guidance_without_a_trained_indicator_is_refused():

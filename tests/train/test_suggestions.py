@@ -6,7 +6,8 @@ import torch
 from rheos.core import FlowMatching
 from rheos.core.errors import ConditionError
 from rheos.core.field import Field
-from rheos.data import Data, load
+from rheos.data import Data, embedded, load
+from rheos.nets import DiT
 from rheos.train import CrossFlow, Options, SourceLosses, SymmFlow, fit, inpainting
 from rheos.train.suggestions import network_for
 
@@ -42,8 +43,10 @@ def test_a_network_takes_what_batches_carry(data, names):
 
 
 def test_what_no_network_is_built_for_is_said():
-    with pytest.raises(ConditionError, match="cross-attention"):
+    with pytest.raises(ConditionError, match=r"\(4, 5\) numbers a text.*tokens=4, token_dim=5"):
         network_for(digits(embedding=torch.randn(20, 4, 5)))
+    with pytest.raises(ConditionError, match="'hole', but not 'known'"):
+        network_for(digits(hole=torch.zeros(20, 1, 8, 8)))
     flat = Data(torch.zeros(4, 3), {"mask": torch.zeros(4, 3, 3).long()}, conditions=("mask",))
     with pytest.raises(ConditionError, match="are vectors"):
         network_for(flat)
@@ -67,6 +70,25 @@ def test_an_encoder_fits_its_source_and_the_losses_have_what_they_need(source, o
     assert type(field.net.encoder).__name__ == encoder
     assert field.net.guided == bool(objective.unconditional)
     assert trains(field, objective, data)
+
+
+def test_the_way_out_for_tokens_is_one():
+    letters = embedded(load("digits", limit=20), lambda texts: torch.randn(len(texts), 5, 27), name="tokens")
+    assert trains(Field(DiT(1, 8, dim=16, depth=1, tokens=5, token_dim=27)), FlowMatching(), letters)
+
+
+@pytest.mark.parametrize("width", [16, 5])
+def test_tokens_with_a_mask_get_an_encoder_that_takes_it_however_few(width):
+    mask = torch.arange(7).expand(20, 7) < 1 + torch.arange(20)[:, None] % 7
+    data = digits(embedding=torch.randn(20, 7, width), embedding_mask=mask)
+    field = CrossFlow().suggest(data)
+    assert type(field.net.encoder).__name__ == "TokenEncoder"
+    run = fit(field, CrossFlow(), data, steps=1, options=BRIEF, progress=False)
+    assert run.objective.mask == "embedding_mask"
+    bare = replace(data, conditions=("embedding",))
+    assert type(CrossFlow().suggest(bare).net.encoder).__name__ == "VectorEncoder"
+    with pytest.raises(ConditionError, match="Use a TokenEncoder"):
+        fit(CrossFlow().suggest(bare), CrossFlow(), data, steps=1, options=BRIEF, progress=False)
 
 
 def test_large_targets_get_a_tower_of_patches():

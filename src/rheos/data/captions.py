@@ -1,6 +1,7 @@
 """Labels and captions of a folder of pictures: subfolders, metadata.csv, captions.txt, sidecar .txt files."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,14 +78,17 @@ def _table(folder: Path) -> tuple[Path, dict[str, dict[str, str]]] | None:
         return path, _csv(path)
     path = folder / "captions.txt"
     if path.is_file():
-        lines = [line for line in _text(path).splitlines() if line.strip()]
+        lines = [line for line in _text(path).split("\n") if line.strip()]
         pairs = [line.partition("\t") if "\t" in line else line.partition(",") for line in lines]
         return path, {_slashes(file): {"caption": caption.strip()} for file, _, caption in pairs}
     return None
 
 
 def _csv(path: Path) -> dict[str, dict[str, str]]:
-    lines = list(csv.DictReader(_text(path).splitlines()))
+    try:  # a value in quotes may have lines of its own
+        lines = list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    except csv.Error as error:
+        raise DataError(f"{path} cannot be read as a table: {error}. Is a quote left open?") from None
     head = list(lines[0]) if lines else []
     key = next((k for k in _FILE if k in head), None)
     if key is None:

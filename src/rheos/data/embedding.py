@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from rheos.core.errors import ConditionError, OptionError, check_choice
 from rheos.data.dataset import Data
 from rheos.data.recipe import EMBEDDING
-from rheos.data.text import CLIPText, EmojiCaptions, Letters, MiniLM, T5Text
+from rheos.data.text import CLIPText, EmojiCaptions, Letters, MiniLM, T5Text, located
 
 __all__ = ["Embedder", "embedded", "embedder"]
 
@@ -20,7 +21,7 @@ NAMES = ("clip", "emoji", "letters", "minilm", "t5")
 
 
 def embedder(name: str) -> Embedder:
-    """An embedder of `rheos.data.text` by its name.
+    """An embedder of `rheos.data.text` by its name; the last one is kept, with its model, for the next call.
 
     Args:
         name: "minilm", or "minilm:16" for features of 16 tokens; "emoji", the stored captions of that set;
@@ -28,13 +29,21 @@ def embedder(name: str) -> Embedder:
 
     Raises:
         UnknownOptionError: For an unknown name.
-        OptionError: If the part after the colon is missing, or is none.
+        OptionError: If it is no name, or the part after the colon is missing or is none.
         MissingExtraError: If the package for it is not installed.
 
     Example:
         >>> embedder("letters:5")
         Letters(length=5, alphabet='abcdefghijklmnopqrstuvwxyz ')
     """
+    if not isinstance(name, str):
+        raise OptionError(f"embed must be the name of an embedder, such as 'minilm' or 'letters:5', got {name!r}.")
+    kind, _, rest = name.partition(":")
+    return _made(f"{kind}:{located(rest)}" if kind in ("clip", "t5") and rest else name)
+
+
+@lru_cache(maxsize=1)  # a model may be large; a process mostly has one
+def _made(name: str) -> Embedder:
     kind, colon, rest = name.partition(":")
     check_choice("embed", kind, NAMES)
     if kind in ("clip", "t5"):
@@ -67,16 +76,17 @@ def embedded(
 
     Raises:
         ConditionError: If there is no such column of text.
+        OptionError: For an embedder that is neither a name nor a function.
 
     Example:
         >>> data = Data(torch.zeros(3, 2), {"caption": ["a", "b", "a"]})
         >>> embedded(data, lambda texts: torch.arange(len(texts))[:, None].float()).columns["embedding"].flatten()
         tensor([0., 1., 0.])
     """
+    made = embed if callable(embed) else embedder(embed)
     texts = _texts(data, column)
     different = list(dict.fromkeys(texts))
     row = {text: i for i, text in enumerate(different)}
-    made = embedder(embed) if isinstance(embed, str) else embed
     found = made(different)
     values, mask = found if isinstance(found, tuple) else (found, None)
     index = torch.tensor([row[text] for text in texts])

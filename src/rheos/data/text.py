@@ -6,10 +6,13 @@ those that count. All bring their features to a root mean square of about one, w
 
 import math
 import string
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
@@ -102,6 +105,35 @@ def _transformers(feature: str) -> Any:
     return transformers
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars of `transformers` and its hub; what the user had set is set again afterwards."""
+    logging: Any = import_module("transformers.utils.logging")
+    hub: Any = import_module("huggingface_hub.utils")
+    shown, hidden = logging.is_progress_bar_enabled(), hub.are_progress_bars_disabled()
+    if shown:
+        _switch(logging.disable_progress_bar)  # and the hub's
+    try:
+        yield
+    finally:
+        if shown:
+            _switch(logging.enable_progress_bar)
+        if shown and hidden:
+            _switch(hub.disable_progress_bars)
+
+
+def _switch(turn: Callable[[], None]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the user's environment decides already
+        turn()
+
+
+def located(path: str | Path) -> str:
+    """A folder's absolute path, so that it is found from anywhere; any other name as it is."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(path)
+
+
 class _Pretrained(ABC):
     """A text model of `transformers` and its tokenizer, read when they are first needed."""
 
@@ -122,11 +154,11 @@ class _Pretrained(ABC):
             DataError: If nothing can be read there.
         """
         library = _transformers(type(self).__name__)
+        local = not self.download
         try:
-            tokenizer = library.AutoTokenizer.from_pretrained(self.path, local_files_only=not self.download)
-            model = self._class(library).from_pretrained(
-                self.path, local_files_only=not self.download, use_safetensors=True
-            )
+            with _quiet():
+                tokenizer = library.AutoTokenizer.from_pretrained(self.path, local_files_only=local)
+                model = self._class(library).from_pretrained(self.path, local_files_only=local, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{self.path} holds no text model that {type(self).__name__} can read: {error} (The network is used "
@@ -224,7 +256,7 @@ class CLIPText(_Pretrained):
     @property
     def name(self) -> str | None:
         """By which `embedder` makes it again; None with options of your own."""
-        return f"clip:{self.path}" if self.length == 77 else None
+        return f"clip:{located(self.path)}" if self.length == 77 else None
 
     def _class(self, transformers: Any) -> Any:
         return transformers.CLIPTextModel
@@ -260,7 +292,7 @@ class T5Text(_Pretrained):
     @property
     def name(self) -> str | None:
         """By which `embedder` makes it again; None with options of your own."""
-        return f"t5:{self.path}" if (self.length, self.factor) == (77, 10.0) else None
+        return f"t5:{located(self.path)}" if (self.length, self.factor) == (77, 10.0) else None
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < math.inf:

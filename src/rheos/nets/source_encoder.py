@@ -103,7 +103,9 @@ class VectorEncoder(SourceEncoder):
             ConditionError: For a mask: a vector has no tokens.
         """
         if mask is not None:
-            raise ConditionError("A VectorEncoder reads one vector a row, so a mask of tokens has no meaning.")
+            raise ConditionError(
+                "A VectorEncoder reads one vector a row, so a mask of tokens has no meaning. Use a TokenEncoder."
+            )
         flat = source.flatten(1)
         if flat.shape[1] != self.dim:
             raise ShapeError(
@@ -130,7 +132,7 @@ class TokenEncoder(SourceEncoder):
         reductions: Layers that halve it.
         heads: Of every attention.
         feedforward: Width of the two dense layers.
-        dropout: While training.
+        dropout: While training; of attention weights, dense layers and what joins the residual.
         head: "linear" (256 pixels); "norm" with a layer norm before it; "conv", dense layers and a convolution
             (512 pixels).
 
@@ -228,7 +230,11 @@ class _Layer(nn.Module):
 
     def forward(self, h: Tensor, seen: Tensor | None) -> Tensor:
         q, k, v = heads_first(self.qkv(h), self.heads, 3)
-        mixed = self.out(heads_last(attend(q, k, v, mask=seen)))
+        if self.training and self.dropout:  # some of what is looked at is dropped too, as in nn.TransformerEncoderLayer
+            mix = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=self.dropout)
+        else:
+            mix = attend(q, k, v, mask=seen)
+        mixed = self.out(heads_last(mix))
         h = self.first(h + functional.dropout(mixed, self.dropout, self.training))
         inner: Tensor = self.second(h + functional.dropout(self.dense(h), self.dropout, self.training))
         return inner

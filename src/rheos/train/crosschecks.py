@@ -59,7 +59,7 @@ def look(source: Tensor, mask: Tensor | None = None) -> None:
     """
     if len(source) > 1 and bool((source == source[:1]).all()):
         raise OptionError(
-            f"All of {len(source)} sources are the same, so there is nothing that a flow could depend on. "
+            "All sources are the same, so there is nothing that a flow could depend on. "
             "Check the column, and that captions were not lost."
         )
     if not source.is_floating_point():

@@ -11,6 +11,7 @@ text; a share of the rows gets the indicator "unconditional" and the target of a
 Reference: Flowing from Words to Pixels, Liu et al. (2025), https://arxiv.org/abs/2412.15213
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 from typing import cast, final
 
@@ -44,6 +45,8 @@ __all__ = [
     "cross_net", "fit_texts", "flow", "generate", "interpolate", "kl", "permuted", "start",
 ]  # fmt: skip
 
+AUTO = "auto"
+"""The mask called "SOURCE_mask", where the data carry one."""
 _SHOWN = "shown target"  # no name of a network's condition has a space
 
 
@@ -101,7 +104,8 @@ class CrossFlow:
 
     Args:
         source: Column of the data with the source.
-        mask: Column with the mask of its tokens, (B, L); None for none.
+        mask: Column with the mask of its tokens, (B, L), or None for none. "auto": the one called like the source with
+            "_mask" behind, where the data carry it.
         flow: How the flow is learned: times, premetric, weight. Its source, coupling and dropout have no meaning here.
         losses: Of the encoder.
         unconditional: Share of rows trained as unconditional, whose targets are permuted among themselves; it needs a
@@ -114,11 +118,11 @@ class CrossFlow:
 
     Example:
         >>> CrossFlow(unconditional=0.2).consumes
-        ('embedding',)
+        ('embedding', 'embedding_mask')
     """
 
     source: str = "embedding"
-    mask: str | None = None
+    mask: str | None = AUTO
     flow: FlowMatching = field(default_factory=lambda: FlowMatching(times="logit-normal", dropout=0.0))
     losses: SourceLosses = field(default_factory=SourceLosses)
     unconditional: float = 0.1
@@ -140,8 +144,9 @@ class CrossFlow:
 
     @property
     def consumes(self) -> tuple[str, ...]:
-        """Columns that the network does not get."""
-        names = (self.source, self.mask, self.losses.positives, self.shown)
+        """Columns that the network does not get; a mask that is looked for by itself may be absent."""
+        mask = f"{self.source}_mask" if self.mask == AUTO else self.mask
+        names = (self.source, mask, self.losses.positives, self.shown)
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     @property
@@ -152,7 +157,14 @@ class CrossFlow:
     @property
     def asks(self) -> tuple[str, ...]:
         """What flows begin at: the source, and the mask of its tokens."""
-        return tuple(name for name in (self.source, self.mask) if name is not None)
+        return tuple(name for name in (self.source, self.mask) if name is not None and name != AUTO)
+
+    def mask_among(self, names: Container[str]) -> str | None:
+        """The column of the mask, among columns that there are; None for none."""
+        if self.mask != AUTO:
+            return self.mask
+        name = f"{self.source}_mask"
+        return name if name in names else None
 
     def suggest(self, data: Data) -> Field:
         """A small network and encoder for the data, with what the losses need.
@@ -165,7 +177,7 @@ class CrossFlow:
         return cross_for(data, self)
 
     def calibrate(self, x1: State, cond: Cond, draws: Draws) -> "CrossFlow":
-        """Look at sources before any work is done; nothing is measured.
+        """Look at sources before any work is done, and settle whether they have a mask; nothing is measured.
 
         Raises:
             OptionError: If all sources are the same.
@@ -173,8 +185,8 @@ class CrossFlow:
         Warns:
             RuntimeWarning: If their numbers are much smaller than one.
         """
-        look(self._column(cond, self.source), cond.get(self.mask or ""))
-        return self
+        look(self._column(cond, self.source), self._mask(cond))
+        return replace(self, mask=self.mask_among(cond))
 
     def _column(self, cond: Cond, name: str) -> Tensor:
         if name not in cond:
@@ -184,6 +196,10 @@ class CrossFlow:
                 "makes one of captions, and conditions=[...] carries a column that is there."
             )
         return cond[name]
+
+    def _mask(self, cond: Cond) -> Tensor | None:
+        name = self.mask_among(cond)
+        return None if name is None else self._column(cond, name)
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Draw noise and times, choose the unconditional rows and permute their targets.
@@ -197,8 +213,9 @@ class CrossFlow:
         if isinstance(x1, dict):
             raise ShapeError(f"A cross-modal flow ends in a tensor, got a state with parts {sorted(x1)}.")
         n = len(draws)
-        for name in self.consumes:
-            self._column(cond, name)
+        for name in (self.source, self.mask_among(cond), self.losses.positives, self.shown):
+            if name is not None:
+                self._column(cond, name)
         target = net.encode(x1, draws.fold("target"))
         t = shifted(self.flow.parts.times, field.shift).sample(n, draws.fold("times"))
         carried = dict(cond)
@@ -216,7 +233,7 @@ class CrossFlow:
         """One loss a row; the log has the parts. Sources are contrasted within the rows that are given."""
         net = cross_net(field)
         cond = plan.cond
-        begun = net.start(cond[self.source], cond[self.mask] if self.mask else None, cast(Tensor, plan.x0))
+        begun = net.start(cond[self.source], self._mask(cond), cast(Tensor, plan.x0))
         kept = {name: v for name, v in cond.items() if name != _SHOWN and name not in self.consumes}
         z = begun.z.detach() if self.detach_source else begun.z
         told = self._flow_loss(field, plan._replace(x0=z, cond=kept))
@@ -266,7 +283,7 @@ class CrossFlow:
         """Where flows of these sources begin."""
         net = cross_net(field)
         noise = cast(Tensor, Gaussian()(net.encode(cast(Tensor, x1)), cond, draws))
-        return net.begin(self._column(cond, self.source), cond.get(self.mask or ""), noise).at(temperature)
+        return net.begin(self._column(cond, self.source), self._mask(cond), noise).at(temperature)
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What of a state a training shows."""

@@ -125,6 +125,14 @@ class CrossNet(nn.Module):
     begins = "encoded sources, which rheos.train.crossflow.generate encodes"
     """Where flows begin, for whoever asks for samples of noise."""
 
+    def check_guidance(self, scale: float | None) -> None:
+        """Raise `OptionError` where a guided sample would ask for an indicator that is not there."""
+        if not self.guided and scale not in (None, 1):
+            raise OptionError(
+                "Guidance needs an indicator that was trained: a network with classes=1, and "
+                "CrossFlow(unconditional=0.1)."
+            )
+
     @property
     def autoencoder(self) -> Any:
         """What targets go through, or None."""

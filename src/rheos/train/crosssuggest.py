@@ -29,8 +29,9 @@ FLAT = 4096
 def cross_for(data: Data, objective: "CrossFlow") -> Field:
     """A network with an indicator (where it is trained), an encoder for the source, and what the losses need.
 
-    Vectors get dense layers, tokens a small transformer. A picture of the target's channels is resized and has noise
-    added if nothing of the encoder is learned (no KL, no contrastive loss); any other picture gets convolutions.
+    Vectors and a few letters get dense layers, tokens a small transformer. A picture of the target's channels is
+    resized and has noise added if nothing of the encoder is learned (no KL, no contrastive loss); any other picture
+    gets convolutions.
 
     Args:
         data: With the column of the source.
@@ -49,20 +50,23 @@ def cross_for(data: Data, objective: "CrossFlow") -> Field:
     learned = bool(losses.kl or losses.contrastive)
     net = CrossNet(
         suggest(data.shape, classes=1 if objective.unconditional else 0),
-        _encoder(tuple(source.shape[1:]), data.shape, learned),
+        _encoder(tuple(source.shape[1:]), data.shape, learned, objective.mask_among(data.conditions or ()) is not None),
         tower=_tower(data.shape) if losses.contrastive else None,
         decoder=VectorTower(math.prod(data.shape), source[0].numel(), HIDDEN) if losses.reconstruction else None,
     )
     return Field(net, AffinePath(Linear(SIGMA_MIN)), gaussian=False)
 
 
-def _encoder(source: tuple[int, ...], shape: tuple[int, ...], learned: bool) -> SourceEncoder:
+def _encoder(source: tuple[int, ...], shape: tuple[int, ...], learned: bool, masked: bool) -> SourceEncoder:
     if len(source) == 3:
         same = len(shape) == 3 and source[0] == shape[0]
         return Upsampled(shape) if same and not learned else PictureEncoder(source[0], source[1:], shape)
-    if len(source) == 2 and source[0] * source[1] > FLAT:  # tokens; a few letters are a vector
+    if len(source) == 2 and (masked or source[0] * source[1] > FLAT):  # tokens; a few letters are a vector
         heads = next(h for h in (8, 4, 2, 1) if source[1] % (2 * h) == 0 or h == 1)
-        return TokenEncoder(source[0], source[1], shape, depth=2, reductions=1, heads=heads, feedforward=2 * HIDDEN)
+        halvings = 1 - source[1] % 2
+        return TokenEncoder(
+            source[0], source[1], shape, depth=2, reductions=halvings, heads=heads, feedforward=2 * HIDDEN
+        )
     return VectorEncoder(math.prod(source), shape, hidden=HIDDEN)
 
 

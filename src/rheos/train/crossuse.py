@@ -77,10 +77,7 @@ def flow(
         SourceNotGaussianError: For a solver that needs a score.
     """
     net = cross_net(field)
-    if not net.guided and guidance != 1.0:
-        raise OptionError(
-            "Guidance needs an indicator that was trained: a network with classes=1, and CrossFlow(unconditional=0.1)."
-        )
+    net.check_guidance(2.0 if isinstance(guidance, CFG) else guidance)
     given: dict[str, object] = {INDICATOR: CONDITIONAL} if net.guided else {}
     x = draw(
         field, len(z), steps=steps, solver=solver, guidance=None if guidance == 1.0 else guidance, seed=seed,

@@ -23,7 +23,8 @@ def network_for(data: Data) -> Net:
         data: Pictures or vectors.
 
     Raises:
-        ConditionError: For the features of tokens, or maps and holes beside samples that are no pictures.
+        ConditionError: For letters or the features of tokens, maps and holes beside samples that are no pictures, or a
+            hole without what surrounds it.
         ShapeError: For samples that are neither pictures nor vectors.
 
     Example:
@@ -34,9 +35,12 @@ def network_for(data: Data) -> Net:
     carried = {name: c for name in _carried(data) if isinstance(c := data.columns[name], Tensor)}
     embedding = carried.get(EMBEDDING)
     if embedding is not None and embedding.ndim != 2:
+        count, width = (*embedding.shape[1:], 1)[:2]
         raise ConditionError(
-            "Features of tokens need a network with cross-attention, which is not built on suspicion: "
-            "nets.DiT(tokens=..., token_dim=...). One vector a text (embed='minilm') needs none; nor does CrossFlow."
+            f"The column {EMBEDDING!r} has {tuple(embedding.shape[1:])} numbers a text, and a flow from noise is "
+            "suggested for one vector a text: embed=minilm, or emoji. objective=CrossFlow takes letters and tokens as "
+            "they are. In Python, call the column 'tokens': embedded(data, embed, name='tokens'), "
+            f"conditions=('tokens',), for nets.DiT(..., tokens={count}, token_dim={width})."
         )
     net = suggest(
         data.shape, classes=data.classes if "label" in carried else 0,
@@ -63,6 +67,11 @@ def _beside(net: Net, data: Data, carried: dict[str, Tensor]) -> Net:
         options["factor"] = max(1, masks.shape[-1] // data.shape[-1])
         extra += CODES
     if "hole" in carried:
+        if "known" not in carried:
+            raise ConditionError(
+                "Batches carry 'hole', but not 'known', the picture around it. Load the data with both in "
+                "conditions=, or make both: train.inpainting(data)."
+            )
         options["known"] = carried["known"].shape[1]
         extra += options["known"] + 1
     return ConcatCondition(_joined(net, extra), **options)
