@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rheos.core.errors import NonFiniteError, OptionError, ShapeError
-from rheos.core.transport import assignment, half_steps, sinkhorn, squared_distances
+from rheos.core.assignment import assignment
+from rheos.core.errors import NonFiniteError, OptionError
+from rheos.core.transport import _relaxation, half_steps, sinkhorn, squared_distances
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 
@@ -28,41 +29,6 @@ def test_squared_distances_of_a_dict_sum_over_its_parts():
     x, y = normal(3, 4), normal(5, 4, seed=1)
     parts = {"a": x[:, :1], "b": x[:, 1:]}, {"a": y[:, :1], "b": y[:, 1:]}
     assert torch.allclose(squared_distances(*parts), squared_distances(x, y))
-
-
-@few
-@given(b=st.integers(1, 6), seed=st.integers(0, 999))
-def test_an_assignment_is_the_cheapest_of_all_permutations(b, seed):
-    from itertools import permutations
-
-    cost = normal(b, b, seed=seed)
-    best = min(sum(float(cost[i, j]) for j, i in enumerate(p)) for p in permutations(range(b)))
-    index = assignment(cost)
-    assert sorted(index.tolist()) == list(range(b))
-    assert float(cost[index, torch.arange(b)].sum()) == pytest.approx(best, abs=1e-12)
-
-
-@pytest.mark.parametrize("n", [255, 256, 400])
-def test_small_and_large_assignments_sort_the_line(n):
-    x, y = normal(n, 1), normal(n, 1, seed=1) * 3 + 1e3
-    index = assignment(squared_distances(x, y))
-    assert torch.equal(x[index][y.flatten().argsort()], x.sort(dim=0).values)
-
-
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
-def test_the_scale_of_the_costs_and_ties_do_not_matter_to_an_assignment(scale):
-    from scipy.optimize import linear_sum_assignment
-
-    cost = normal(300, 300).abs() * scale
-    assert assignment(cost).tolist() == linear_sum_assignment(cost.T.numpy())[1].tolist()
-    assert sorted(assignment(torch.zeros(300, 300)).tolist()) == list(range(300))
-
-
-def test_an_assignment_refuses_rectangles_and_nan():
-    with pytest.raises(ShapeError, match=r"as many rows as columns, got \(2, 3\)"):
-        assignment(torch.zeros(2, 3))
-    with pytest.raises(NonFiniteError, match="1 of 4 transport costs are NaN"):
-        assignment(torch.tensor([[0.0, math.nan], [0.0, 0.0]]))
 
 
 @few
@@ -112,6 +78,52 @@ def test_a_plan_that_ran_out_of_iterations_says_so():
     plan = sinkhorn(squared_distances(normal(40, 2), normal(40, 2, seed=1) + 3), 1e-3, iterations=1)
     assert not plan.converged
     assert plan.error > 1e-3
+
+
+def test_an_unfinished_plan_has_exact_columns_and_its_own_error_too():
+    for iterations in (1, 7, 12):
+        plan = sinkhorn(normal(30, 20).square(), 1e-3, iterations, tolerance=1e-12)
+        assert torch.allclose(plan.log.exp().sum(0), torch.full((20,), 1 / 20, dtype=torch.float64), rtol=1e-10)
+        assert float((plan.log.exp().sum(1) - 1 / 30).abs().sum()) == pytest.approx(plan.error, rel=1e-8)
+
+
+@pytest.mark.parametrize("plain", [0.05, 0.6, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_the_relaxation_found_is_the_best_one_whichever_was_in_use(plain, share):
+    best = 2 / (1 + math.sqrt(1 - plain))
+    factor = 1 + share * (best - 1)
+    root = factor * math.sqrt(plain) / 2  # Young: (rate + factor - 1)^2 = rate factor^2 plain
+    rate = (root + math.sqrt(root**2 - factor + 1)) ** 2
+    assert _relaxation(factor, rate) == pytest.approx(best, rel=1e-9)
+
+
+def test_relaxation_ends_where_the_error_grows_and_stays_where_it_falls_as_fast_as_it_can():
+    assert _relaxation(1.7, 1.01) == 1.0
+    assert _relaxation(1.7, 0.6) == 1.7
+    assert 1.0 < _relaxation(1.0, 1 - 1e-12) < 2.0
+
+
+def test_relaxed_scalings_need_less_than_half_of_the_iterations():
+    cost = squared_distances(normal(256, 2), normal(256, 2, seed=1) * 0.5 + 1)
+    epsilon = 0.03 * float(cost.mean())
+    k = cost / -epsilon
+    v, plain, error = k.new_zeros(256), 0, math.inf
+    while error > 1e-3:
+        u = -(k + v).logsumexp(1) + math.log(256)
+        v = -(k + u[:, None]).logsumexp(0) + math.log(256)
+        error = float(((k + u[:, None] + v).logsumexp(1).exp() / 256 - 1).abs().mean())
+        plain += 1
+    assert sinkhorn(cost, epsilon, plain // 2).converged
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1 / 800, 1e-6])
+def test_mass_that_must_cross_to_a_far_cluster_crosses_at_any_epsilon(epsilon):
+    # two of three rows sit at one of three columns: each sends half of its mass over, evenly, and none comes back
+    cost = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    plan = sinkhorn(cost, epsilon, tolerance=1e-9)
+    want = torch.tensor([[2.0, 1.0, 1.0], [2.0, 1.0, 1.0], [0.0, 2.0, 2.0]], dtype=torch.float64) / 12
+    assert plan.converged
+    assert (plan.log.exp() - want).abs().max() < 1e-6  # what comes back at epsilon 0.1: e^-20 / 6
 
 
 def test_half_steps_make_rows_exact_after_an_odd_number_and_columns_after_an_even_one():

@@ -14,13 +14,14 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from rheos.core.assignment import assignment
 from rheos.core.base import Cond, Coupling, Pairs
 from rheos.core.draws import Draws
 from rheos.core.errors import ConditionError, OptionError, check_choice
 from rheos.core.gibbs import Gibbs
 from rheos.core.pair_costs import check_price, pair_costs
 from rheos.core.state import State, concat, select
-from rheos.core.transport import assignment, check_entropic, check_rows, sinkhorn
+from rheos.core.transport import check_entropic, check_rows, sinkhorn
 from rheos.core.unbalanced import Unbalanced
 
 __all__ = [
@@ -157,7 +158,8 @@ class Sinkhorn(Coupling):
             index = assignment(-(log + gumbel).T)
         else:
             u = draws.uniform("plan", shape=(1,)).to(log.device)
-            index = torch.searchsorted(log.softmax(1).cumsum(1), u).squeeze(1).clamp_(max=len(log) - 1)
+            below = log.exp_().cumsum(1)
+            index = torch.searchsorted(below, u * below[:, -1:]).squeeze(1).clamp_(max=len(log) - 1)
         logs: Logs = {"pair_cost": cost.gather(0, index[None]).mean(), "plan_error": plan.error}
         return Pairs(select(x0, index), x1, cond, index0=index, logs=logs)
 
