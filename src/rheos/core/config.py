@@ -87,6 +87,7 @@ KINDS: Mapping[str, str] = {
     **_kinds("distill.inverted", "MixedPairs"),
     **_kinds("distill.distillation", "AtTimes", "Distillation"),
     **_kinds("distill.students", "StackedVelocity"),
+    **_kinds("distill.retimed", "OffPole"),
     **_kinds("distill.groups", "Flip", "QuarterTurns", "Together"),
     **_kinds("distill.bellman_search", "BellmanSearch"),
     **_kinds("distill.chords", "ChordMatching"),

@@ -17,7 +17,8 @@ from rheos.distill.mdt_dist import TransportLoss, mdt_dist, transport
 from rheos.distill.pairs import PairStore, Recipe, generate, given_pairs
 from rheos.distill.progressive import Halving, progressive
 from rheos.distill.reflow import reflow
-from rheos.distill.rfpp import Rectification, heun_steps, retimed, rfpp
+from rheos.distill.retimed import retimed
+from rheos.distill.rfpp import Rectification, heun_steps, rfpp
 from rheos.distill.segments import SegmentRecipe, SegmentStore, generate_segments
 from rheos.distill.slimflow import FlowGuided, Slimming, slimflow
 from rheos.distill.splitmeanflow import splitmeanflow, student

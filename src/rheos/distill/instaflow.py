@@ -27,7 +27,7 @@ from rheos.distill.inherited import names_of
 from rheos.distill.kit import check_teacher, drawn, same_teacher, start_of, workplace
 from rheos.distill.pairs import Recipe
 from rheos.distill.reflow import reflow
-from rheos.distill.rfpp import retimed
+from rheos.distill.retimed import retimed
 from rheos.distill.segments import SegmentRecipe, SegmentStore, generate_segments
 from rheos.distill.store import PairStore
 from rheos.distill.students import StackedVelocity

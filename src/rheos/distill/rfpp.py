@@ -11,7 +11,6 @@ The student begins as the teacher itself, re-timed to the linear path. Pairs of 
 Reference: Improving the Training of Rectified Flows, Lee et al. (2024), https://arxiv.org/abs/2405.20320
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import final
 from torch import Tensor
 
 from rheos.core.base import Coupling, Premetric, Source
-from rheos.core.change import OnPath
 from rheos.core.couplings import GivenPairs
 from rheos.core.errors import OptionError, RheosError, check_choice
 from rheos.core.field import Field
@@ -35,13 +33,13 @@ from rheos.distill.inherited import field_of, inheriting, names_of
 from rheos.distill.inverted import MixedPairs, invert_pairs
 from rheos.distill.kit import workplace
 from rheos.distill.pairs import Recipe, generate
+from rheos.distill.retimed import on_line, retimed
 from rheos.distill.store import PairStore
 from rheos.metrics.perceptual import check_pictures, perceptual, usual_features
-from rheos.nets import EDM
 from rheos.show import progress_bar
 from rheos.train import Options, Run, fit
 
-__all__ = ["Rectification", "heun_steps", "retimed", "rfpp"]
+__all__ = ["Rectification", "heun_steps", "rfpp"]
 
 LOSSES = ("auto", "perceptual-huber", "perceptual", "lpips-huber", "lpips", "huber", "l2", "l2_squared")
 SEEN = 1_000_003
@@ -156,40 +154,6 @@ class Rectification:
         )
 
 
-def retimed(teacher: Field) -> Field:
-    r"""A trainable copy of a field on the linear path, which at first makes the same samples of the same noise.
-
-    On the linear path it is the field itself. EDM's preconditioner is written for the linear path with the same
-    weights, $v = \frac{(t\sigma_d^2 - (1-t))\,x}{\Delta} + \frac{\sigma_d}{\sqrt\Delta} F(\frac{x}{\sqrt\Delta},
-    \frac14 \ln\frac{1-t}{t})$ with $\Delta = (1-t)^2 + t^2\sigma_d^2$, which has no pole; only the logarithm's t is
-    kept 1e-5 from the ends. Any other affine path is changed by `core.OnPath`.
-
-    Args:
-        teacher: On an affine path.
-
-    Raises:
-        OptionError: For a network without a path, or a path that is not affine.
-    """
-    if not isinstance(teacher, Field):
-        raise OptionError(
-            f"The teacher must be a Field or a Run, got {type(teacher).__name__}. A network alone does not say on "
-            "which path it was trained: Field(net, path='edm', predicts='edm')."
-        )
-    if not isinstance(teacher.path, AffinePath):
-        raise OptionError(f"Only an affine path can be straightened so, not {type(teacher.path).__name__}.")
-    student = copy.deepcopy(teacher).requires_grad_(True)
-    student.shift, student.gaussian = 1.0, False
-    if teacher.path.law == Linear():
-        return student
-    linear = AffinePath("linear", sigma_data=teacher.path.sigma_data)
-    if type(student) is Field and isinstance(student.net, EDM) and student.predicts == "edm":
-        net = EDM(student.net.net, "linear", student.net.sigma_data, clip=1e-5)
-        return Field(
-            net, linear, "edm", gaussian=False, shape=teacher.shape, value_range=teacher.value_range
-        )  # fmt: skip
-    return OnPath(student, linear)
-
-
 def heun_steps(evaluations: int) -> int:
     """Steps of "heun-edm", or of `NewUpdate(heun=True)`, that cost so many network calls: 2 a step, 1 the last.
 
@@ -260,7 +224,7 @@ def rfpp(
     with workplace(out) as folder:
         names = data.class_names if data is not None else names_of(teacher)
         work = _Work(folder, out is not None, how, options, evaluations, names, teacher, progress)
-        field, run = work.on_line(field), None
+        field, run = on_line(field), None
         for k in range(1, how.rounds + 1):
             known = work.drawn(field, pairs, k) if isinstance(pairs, int) else _known(pairs, teacher)
             objective = how.objective(known[1], known[0].shape, known[0].delivers)
@@ -269,7 +233,7 @@ def rfpp(
         assert run is not None
         if real is None:
             return run
-        objective = work.mixed(work.on_line(field_of(teacher)), real, real_fraction, known)
+        objective = work.mixed(on_line(field_of(teacher)), real, real_fraction, known)
         return work.fit(start, objective, known[0], how.finetune or max(steps // 10, 1), "tuned", slower=10.0)
 
 
@@ -291,12 +255,6 @@ class _Work:
     class_names: tuple[str, ...]
     teacher: Run | Field
     progress: bool | None
-
-    @staticmethod
-    def on_line(field: Field) -> Field:
-        """The teacher on the linear path, for drawing: outside its own noise levels it is not asked."""
-        assert isinstance(field.path, AffinePath)
-        return field if field.path.law == Linear() else field.on("linear")
 
     def drawn(self, field: Field, n: int, k: int) -> tuple[Data, Source]:
         """Pairs of a field, and what reads their noise."""
