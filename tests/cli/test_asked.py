@@ -77,7 +77,7 @@ def test_without_captions_those_of_held_out_rows_come_in_turn(rheos, emoji, tmp_
         assert picture.text["row"] == "4"
     assert rheos("sample", folder, "--n", "1", "--steps", "1", "--seed", "4", "--out", tmp_path / "one").code == 0
     assert (tmp_path / "000004.png").read_bytes() == (tmp_path / "one" / "000004.png").read_bytes()
-    lines = json.loads(rheos("eval", folder, "--n", "10", "--steps", "1,2", "--json").out)["lines"]
+    lines = json.loads(rheos("eval", folder, "--n", "20", "--steps", "1,2", "--json").out)["lines"]
     assert [line["network_calls"] for line in lines] == [0, 1, 2]
     told = json.loads(
         rheos("tune", folder, "--evaluations", "2", "--n", "4", "--solvers", "euler", "--grids", "uniform",

@@ -43,7 +43,7 @@ def fails(result, code, text):
         (["reproduce", "arflow"], "planned and has no claim yet"),
         (["reproduce", "wcfm", "--seeds", "0"], "--seeds must be at least 1"),
         (["eval", "x", "--steps", "1,two"], "separated by commas, got '1,two'"),
-        (["eval", "x", "--n", "3"], "--n must be at least 10"),
+        (["eval", "x", "--n", "3"], "--n must be at least 20"),
         (["train", "--data", "digits"], "--out runs/mine"),
         (["train", "--out", "x"], "There is no data to learn"),
         (["train", "--data", "digts", "--out", "x"], "did you mean 'digits'"),

@@ -289,7 +289,7 @@ def test_the_command_line_trains_an_autoencoder_a_flow_of_its_latents_and_draws_
 def test_sampling_an_autoencoder_is_refused_with_the_way_out(runs, capsys):
     ae, _ = runs
     assert main(["sample", str(ae), "--n", "1", "--steps", "1"]) != 0
-    assert "An autoencoder is no flow" in capsys.readouterr().err
+    assert "is an autoencoder, no flow" in capsys.readouterr().err
 
 
 def test_the_solution_of_a_latent_flow_tells_its_network_calls():

@@ -31,7 +31,8 @@ class Options:
     Args:
         run: The run directory.
         n: Samples a line.
-        steps: Numbers of steps, separated by commas.
+        steps: Numbers of steps, separated by commas; 1,2,4,20 unless given, 1,2,4 for a flow map, and its own number
+            for a flow that was straightened for certain times.
         solver: A name of rheos list solvers; euler unless given, or jump for a flow map.
         guidance: How strongly samples are pulled towards their label; 1 is not at all.
         temperature: What the noise at the start is multiplied by, as for rheos sample.
@@ -42,7 +43,7 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional]
     n: int = 1000
-    steps: str = "1,2,4,20"
+    steps: str | None = None
     solver: str | None = None
     guidance: float = 1.0
     temperature: float = 1.0
@@ -54,9 +55,9 @@ class Options:
 def main(argv: Sequence[str]) -> int:
     """Draw, measure, print."""
     options = kit.parse(Options, argv, "eval", EXAMPLES)
-    counts = kit.numbers(options.steps, "--steps")
-    if options.n < 10 or options.batch < 1:
-        raise kit.misuse(f"--n must be at least 10 and --batch at least 1, got {options.n} and {options.batch}.")
+    counts = None if options.steps is None else kit.numbers(options.steps, "--steps")
+    if options.n < 20 or options.batch < 1:
+        raise kit.misuse(f"--n must be at least 20 and --batch at least 1, got {options.n} and {options.batch}.")
     from rheos.commands.given import flow_run
     from rheos.core.errors import check_choice
     from rheos.sample import MAPS, SOLVERS
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         options = replace(options, solver="jump" if run.field.usual == "jump" else "euler")
     yard, rows = Yardstick(run), asked(run, options.n)
     lines = [{"steps": None, "network_calls": 0.0, "seconds": 0.0, **yard.floor(options.n)}]
-    for steps in counts:
+    for steps in counts or _usual(run):
         kit.say(f"Drawing {options.n} samples with {steps} step{'s' if steps > 1 else ''} of {options.solver}.")
         lines.append({"steps": steps, **_line(run, yard, rows, steps, options)})
     if options.json:
@@ -78,6 +79,12 @@ def main(argv: Sequence[str]) -> int:
         return 0
     _print(lines, yard)
     return 0
+
+
+def _usual(run: "Run") -> list[int]:
+    """Numbers of steps that say something of this flow: its own, or few and many."""
+    own = run.field.times
+    return [len(own) - 1] if own is not None else [1, 2, 4, *([20] if run.field.usual_steps > 4 else [])]
 
 
 def _line(run: "Run", yard: Yardstick, rows: Asked, steps: int, options: Options) -> dict[str, Any]:

@@ -32,8 +32,8 @@ class Options:
     Args:
         run: The run directory.
         n: How many.
-        steps: Steps of the solver, 20 unless given; a step of heun costs two network calls, one of euler one. A flow
-            that was straightened for certain times has their number.
+        steps: Steps of the solver, 20 unless given (4 for a flow map); a step of heun costs two network calls, one of
+            euler one. A flow that was straightened for certain times has their number.
         solver: A name of rheos list solvers, heun unless given (euler for a flow with times of its own, jump for a flow
             map); rheos tune says which suits a run.
         grid: The times between which it steps: uniform (unless given, or the flow's own), quadratic, logsnr, karras,
@@ -143,7 +143,9 @@ def settled(options: Options, run: "Run") -> "tuple[Options, Grid, int]":
             raise kit.misuse(
                 f"--grid {options.grid} has {grid.steps} steps, and --steps says {options.steps}. Leave one out."
             )
-        steps = grid.steps if grid.steps is not None else 20 if options.steps is None else options.steps
+        steps = (
+            grid.steps if grid.steps is not None else run.field.usual_steps if options.steps is None else options.steps
+        )
         return replace(options, solver=options.solver or run.field.usual), grid, steps
     count = len(own) - 1 if options.steps is None else options.steps
     grid_for(run.field, count)

@@ -79,6 +79,15 @@ def main(argv: Sequence[str]) -> int:
     for text in grids or ():
         Grid.read(text)
     run = flow_run(options.run)
+    if run.field.times is not None:
+        count = len(run.field.times) - 1
+        raise kit.misuse(
+            f"This flow was made for its own {count} steps, so there is nothing to choose:  rheos eval {options.run}"
+        )
+    if run.field.usual_steps <= 4:
+        raise kit.misuse(
+            f"A flow map jumps, and only the number of jumps can be chosen:  rheos eval {options.run} --steps 1,2,4"
+        )
     found = _measure(run, options, budgets, solvers, grids)
     lines = {e: _command(options, run, found.best(e)) for e in found.evaluations if found.within(e)}
     plain = {"run": str(options.run), "n": options.n, "guidance": options.guidance, **found.to_dict(),

@@ -44,7 +44,7 @@ class Yardstick:
         if self.net is None:
             return figures
         label = labels if self.data.classes == (len(self.net.info.classes) if self.net.info else 0) else None
-        return figures | quality(x, self.real, self.net, label=label).to_dict()
+        return figures | quality(x, self.real, self.net, label=label, groups=min(20, len(x), len(self.real))).to_dict()
 
     def trained(self) -> "Yardstick":
         """With the rows of the training set in place of the held-out ones."""

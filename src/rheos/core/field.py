@@ -121,6 +121,9 @@ class Field(nn.Module):
     usual: str = "heun"
     """The solver that `draw` and `solve` take unless told otherwise; fields made for few steps name their own."""
 
+    usual_steps: int = 20
+    """How many steps `draw` takes unless told otherwise, where the field has no times of its own."""
+
     baked: float = 1.0
     """Scale of the guidance that training put into the weights; sampling with guidance on top of it warns."""
 

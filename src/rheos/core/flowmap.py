@@ -164,7 +164,7 @@ class FlowMapField(_FewStep):
         (tensor([[0.5000, 0.5000]]), tensor([[1., 1.]]))
     """
 
-    usual = "jump"
+    usual, usual_steps = "jump", 4
 
     def average(self, x: State, s: Time, t: Time, **cond: Tensor) -> State:
         """The average velocity between s and t of the flow through x at s.
@@ -224,7 +224,7 @@ class TransportField(_FewStep):
     Reference: MDT-dist, Zhou et al. (2025), https://arxiv.org/abs/2509.04406, eq. 4.
     """
 
-    usual = "euler"
+    usual, usual_steps = "euler", 4
 
     def answer(self, q: Query) -> Reply:
         """Phi as the velocity; the data that it jumps to; other kinds by the path, from these data."""

@@ -73,9 +73,9 @@ def _own(field: Field) -> str:
 def _usual(
     field: Field, steps: int | Sequence[float] | Grid | None, solver: Solver | str | None
 ) -> tuple[int | Sequence[float] | Grid, Solver]:
-    """Steps and solver where they are not given: the field's own times by Euler, or twenty of Heun."""
+    """Steps and solver where they are not given: the field's own times by Euler, or what is usual for its kind."""
     if steps is None:
-        steps = 20 if field.times is None else len(field.times) - 1
+        steps = field.usual_steps if field.times is None else len(field.times) - 1
     if solver is None:
         solver = field.usual if field.times is None else "euler"
     return steps, named_solver(solver) if isinstance(solver, str) else solver

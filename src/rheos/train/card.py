@@ -25,7 +25,10 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
         ("classes", len(data["class_names"]) or "none"),
         ("data fingerprint", data["fingerprint"]),
         ("network", f"{_kind(field.get('net', field))}, {config['parameters']:,} parameters"),
-        ("path, prediction", f"{_kind(field['path'])}, {field['predicts']}" if "path" in field else "its own"),
+        (
+            "path, prediction",
+            f"{_kind(field['path'])}, {field['predicts']}" if {"path", "predicts"} <= field.keys() else "its own",
+        ),
         ("objective", _kind(config["objective"])),
         ("steps x batch", f"{step:,} of {config['steps']:,} x {options['batch']}"),
         ("average of weights", f"{options['ema']}" if options["ema"] else "none"),
@@ -36,7 +39,7 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
             f"rheos {config['rheos']}, torch {config['torch']}, {config['processes']} process(es), {config['device']}",
         ),
     ]
-    use = f"x = run.draw(16, steps=20{_condition(config)})"
+    use = f"x = run.draw(16{_condition(config)})"
     if _kind(config["objective"]) == "Autoencoding":
         use = "codec = train.codec_of(run)  # no flow: encode and decode with it"
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)

@@ -128,8 +128,12 @@ class Run:
 
     def check_guidance(self, scale: float | None) -> None:
         """Raise `OptionError` where a guided sample would ask for a null branch that was never trained."""
-        dropout = (self.config["objective"] or {}).get("dropout")
-        if scale not in (None, 1) and dropout == 0:
+        if scale in (None, 1):
+            return
+        if (own := getattr(self.field.net, "check_guidance", None)) is not None:
+            own(scale)
+        objective = self.config["objective"] or {}
+        if objective.get("dropout") == 0:
             raise OptionError(
                 f"guidance {scale:g} needs a null branch, and this flow was trained with dropout=0, so it has none. "
                 "Sample with guidance 1, or train with objective.dropout=0.1."
