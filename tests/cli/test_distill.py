@@ -51,6 +51,17 @@ def test_the_winner_of_each_number_of_evaluations_is_a_run_that_can_be_sampled(d
         assert len(json.loads(told.out)["seeds"]) == 3
 
 
+def test_table_and_figures_tell_of_solvers_and_of_the_teacher_by_its_own_recipe(distilled, blobs_run, rheos):
+    plain, out = distilled
+    assert plain["reference"]["calls"] == 40
+    assert {e["solver"] for e in plain["entries"] if e["method"] == "splitmeanflow"} == {"jump"}
+    told = rheos("distill", blobs_run, *FEW, "--out", out)
+    best = next(e for e in plain["entries"] if e["evaluations"] == 2 and e["method"] == plain["winners"]["2"])
+    assert f"winner-2 --steps 2 --solver {best['solver']}\n" in told.out
+    assert re.search(r"teacher \(heun\) +heun +40 ", told.out)
+    assert ("No student is better than the teacher" in told.out) == bool(plain["teacher_leads"])
+
+
 def test_given_again_it_goes_on_from_what_is_there(distilled, blobs_run, rheos):
     plain, out = distilled
     told = rheos("distill", blobs_run, *FEW, "--out", out, "--json")
@@ -76,6 +87,8 @@ def test_a_budget_is_a_time(text, seconds):
         (("--budget", "soon"), "--budget is a time such as 90s, 10m or 2h, got 'soon'"),
         (("--n", "3"), "--n must be at least 20"),
         (("--methods", "reflw"), "did you mean 'reflow'"),
+        (("--methods", " , "), "--methods names no method"),
+        (("--methods", "reflw,"), "did you mean 'reflow'"),
         (("--evaluations", "0"), "--evaluations"),
         (("--prompts", "x.txt"), "--prompts belongs to a diffusers pipeline"),
     ],

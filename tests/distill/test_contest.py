@@ -17,8 +17,10 @@ from rheos.core.errors import DataError, OptionError, RunError, UnknownOptionErr
 from rheos.data import load
 from rheos.distill import METHODS, Contest, ContestOptions, PairStore, Recipe, contest, notes
 from rheos.distill.contenders import Contender, Stage, smaller
-from rheos.distill.notes import Note
-from rheos.train import Run
+from rheos.distill.measuring import Entry
+from rheos.distill.notes import Note, alone
+from rheos.distill.timing import Plan, planned
+from rheos.train import Options, Run
 
 QUICK = Recipe(steps=2, solver="euler", chunk=32)
 
@@ -45,8 +47,119 @@ def test_all_methods_run_on_a_flow_with_labels_and_bake_its_guidance_in(tmp_path
     assert all(e.calls == 2 for e in found.entries if e.method != "teacher")
     assert lines["slimflow"].parameters < lines["teacher"].parameters
     assert found.best(2).method == min(found.entries[1:], key=lambda e: e.chosen_by).method
-    assert told.count("choose") == told.count("report") == len(found.entries)
+    assert told.count("choose") == len(found.entries)
+    assert told.count("report") == len(found.entries) + 1  # the teacher by its own recipe
+    assert found.reference is not None
+    assert (found.reference.evaluations, found.reference.calls) == (2, 4)
+    solvers = {m: e.solver for m, e in lines.items() if e.solver != "euler"}
+    assert solvers == {"splitmeanflow": "jump", "mdt_dist": "renoise", "consistency": "renoise"}
+    assert lines["instaflow"].steps == ran(tmp_path / "instaflow-2", "reflow-1", "distil")
+    assert lines["slimflow"].steps == ran(tmp_path / "slimflow-2", "flow", "student")
+    for place in ("rfpp", "slimflow-2"):  # not trained by the eyes of a judge
+        configs = [file.read_text() for file in (tmp_path / place).rglob("config.json")]
+        assert configs
+        assert not any("erceptual" in text for text in configs)
     assert (tmp_path / "winner-2" / "config.json").exists()
+    row = next(line for line in found.to_dict()["entries"] if line["method"] == "boss")
+    assert row["share"] == pytest.approx(1.6 / len(METHODS))
+    assert row["over"] == (row["seconds"] > 1.25 * row["share"])
+
+
+def ran(folder: Path, *parts: str) -> int:
+    """Optimiser steps of the runs in a folder."""
+    return sum(int(json.loads((folder / part / "config.json").read_text())["steps"]) for part in parts)
+
+
+def test_a_preconditioned_network_with_classes_is_sampled_with_balanced_labels(tmp_path: Path) -> None:
+    data = load("digits", limit=100)
+    torch.manual_seed(0)
+    net = nets.EDM(nets.UNet(1, width=8, multipliers=(1,), attention=(), classes=10), "edm")
+    field = core.Field(net, "edm", "data", shape=data.shape, value_range=data.delivers)
+    seen: list[Tensor | None] = []
+
+    def judge(x: Tensor, label: Tensor | None, part: str) -> dict[str, float]:
+        seen.append(label)
+        return {"size": float(x.std())}
+
+    options = ContestOptions((1,), ("reflow",), seconds=1.0, samples=20, teacher=QUICK)
+    contest(field, judge, data, out=tmp_path, options=options, progress=False)
+    assert all(label is not None and label.bincount().tolist() == [2] * 10 for label in seen)
+
+
+@pytest.mark.parametrize("when", ["trial", "training"])
+def test_an_error_that_nobody_expected_ends_one_method_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    real = METHODS["boss"]
+
+    def make(stage: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
+        if (out is None) == (when == "trial"):
+            raise KeyError("label")
+        return real.make(stage, k, steps, rows, out)
+
+    monkeypatch.setitem(METHODS, "boss", Contender("boss", make))
+    found = held(tmp_path, replace(ASKED, methods=("boss", "reflow"), evaluations=(1,)))
+    assert {e.method: e.error for e in found.entries} == {"teacher": None, "boss": "KeyError: 'label'", "reflow": None}
+    assert "Traceback" in (tmp_path / "boss.error.txt").read_text()
+
+
+def test_rows_that_a_method_draws_take_a_part_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rheos.distill import timing
+
+    given = list[int]()
+
+    def make(stage: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
+        given.append(rows)
+        clock.now += 0.015625 * steps
+        return Run.__new__(Run)
+
+    def drawn(field: object, n: int, **how: float | None) -> None:
+        clock.now += n * (0.03125 if how["guidance"] else 0.015625)
+
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    monkeypatch.setattr(timing, "draw_solution", drawn)
+    stage = Stage(flow(), range(5000), PLANE, 3.0, None, Options(), False)  # type: ignore[arg-type]
+    method = Contender("x", make, draws=40, guided=True)
+    plan = planned(method, stage, 1, 10.0)
+    assert plan.rows == 96  # three seconds at 1/32 a guided row
+    assert plan.steps == (10 - 4 / 64 - (96 - 64) / 32) * 64
+    assert planned(replace(method, guided=False), stage, 1, 10.0).rows == 192
+    assert planned(method, stage, 1, 0.01).rows == 16
+    assert max(given) == 64
+
+
+def test_one_matrix_of_costs_serves_every_number_of_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rheos.distill import boss as module
+
+    calls, real = list[int](), sys.modules[module.__module__].bellman_costs  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        sys.modules[module.__module__], "bellman_costs", lambda *a, **k: calls.append(1) or real(*a, **k)
+    )
+    monkeypatch.setattr(MODULE, "planned", lambda *_: Plan(2, 16))
+    found = held(tmp_path, replace(ASKED, methods=("boss",)))
+    assert [e.error for e in found.entries] == [None] * 4
+    assert len(calls) == 1
+
+
+def test_a_teacher_that_no_student_beats_is_said() -> None:
+    def line(method: str, value: float) -> Entry:
+        return Entry(method, 1, figures={"d": value}, steps=int(method != "teacher"), seconds=3.0, share=2.0)
+
+    assert Contest((line("teacher", 1.0), line("boss", 1.5)), 1, 0.0, {}, {}).teacher_leads(1)
+    lost = Contest((line("teacher", 1.0), line("boss", 0.5)), 1, 0.0, {}, {})
+    assert not lost.teacher_leads(1)
+    assert lost.entries[0].over
+    assert lost.to_dict()["teacher_leads"] == []
+
+
+def test_two_contests_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(RunError, match=f"Another contest is at work in {re.escape(str(tmp_path))}"):
+        held(tmp_path)
+    with alone(tmp_path):
+        pass
 
 
 def test_a_smaller_network_has_half_the_width() -> None:
@@ -119,7 +232,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contest]:
     """A contest with one training for all numbers of evaluations, and one with a training for each."""
     folder = tmp_path_factory.mktemp("contests")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "_steps", lambda *_: 2)
+        patch.setattr(MODULE, "planned", lambda *_: Plan(2, 64))
         held(folder / "each", replace(ASKED, methods=("progressive",)))
         return folder, held(folder / "one")
 
@@ -227,6 +340,9 @@ def test_another_teacher_or_other_data_are_refused_and_other_ways_to_look_are_no
 def test_fewer_evaluations_leave_each_training_more_time_and_are_refused(finished: tuple[Path, Contest]) -> None:
     with pytest.raises(RunError, match=r"progressive-2 had 0\.4 s of the budget, now 0\.8 s"):
         held(finished[0] / "each", replace(ASKED, methods=("progressive",), evaluations=(2,)))
+    with pytest.raises(RunError, match=r"progressive-1 had .*, and 1 more likewise\.") as told:
+        held(finished[0] / "each", replace(ASKED, methods=("progressive", "reflow")))
+    assert str(told.value).count("other methods or evaluations") == 1
 
 
 def test_a_folder_that_does_not_say_what_it_was_asked_for_is_refused_and_damage_is_told(

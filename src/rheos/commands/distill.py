@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rheos.core.field import Field
     from rheos.data import Data
     from rheos.distill import Contest
+    from rheos.distill.contest import Entry
     from rheos.train import Run
 
 __all__ = ["Options", "main", "seconds_of"]
@@ -69,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
         raise kit.misuse(f"--n must be at least 20, half to choose by and half to report, got {options.n}.")
     from rheos.distill import METHODS, ContestOptions, contest
 
-    names = () if options.methods == "all" else tuple(name.strip() for name in options.methods.split(","))
+    names = _names(options.methods)
     how = ContestOptions(
         evaluations=tuple(counts), methods=names, seconds=seconds, guidance=options.guidance, samples=options.n,
         seed=options.seed,
@@ -86,9 +87,19 @@ def main(argv: Sequence[str]) -> int:
         _print(found, k)
         best = found.best(k)
         if best is not None:
-            print(f"\n    rheos sample {out / f'winner-{k}'} --steps {k}\n")
+            print(f"\n    rheos sample {out / f'winner-{k}'} --steps {k} --solver {best.solver}\n")
     kit.say(f"{found.pairs} samples of the teacher took {found.seconds:.0f} s. Files are in {out}.")
     return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Methods that are asked for; none for all of them."""
+    if text.strip() == "all":
+        return ()
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise kit.misuse("--methods names no method: names separated by commas, or all.")
+    return names
 
 
 def seconds_of(text: str) -> float:
@@ -177,6 +188,8 @@ def _pipeline(options: Options) -> "tuple[Field, None, Cond | None, Judge]":
         if options.prompts is None or not options.prompts.is_file():
             raise kit.misuse("This pipeline needs words: --prompts FILE, one prompt a line.")
         lines = [line.strip() for line in options.prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not lines:
+            raise kit.misuse(f"--prompts {options.prompts} holds no prompt: one a line.")
         cond = field.encode_prompt(lines)
     n = min(options.n, 256)
     index = torch.arange(n) % (len(next(iter(cond.values()))) if cond else n)
@@ -197,7 +210,8 @@ def _write(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field
     write_whole(files[0], json.dumps(found.to_dict(), indent=1, ensure_ascii=False, default=str))
     lines: dict[str, tuple[list[float], list[float]]] = {}
     name = "quality"
-    for e in found.entries:
+    reference = () if found.reference is None else (replace(found.reference, method=_own_name(found.reference)),)
+    for e in (*found.entries, *reference):
         if e.figures is not None:
             xs, ys = lines.setdefault(e.method, ([], []))
             name, value = next(iter(e.figures.items()))
@@ -205,7 +219,9 @@ def _write(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field
             ys.append(value)
     from rheos.claims.checkout import write
 
-    write(files[1], figure_png(curves(lines, "network evaluations", name)))
+    figure = curves(lines, "network evaluations", name)
+    figure.axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the lines
+    write(files[1], figure_png(figure))
     return [*files, *_pictures(found, out, counts, teacher)]
 
 
@@ -218,36 +234,51 @@ def _pictures(found: "Contest", out: Path, counts: list[int], teacher: "Run | Fi
     from rheos.train import Run
 
     files: list[Path] = []
+    decode = getattr(teacher, "decode", None)  # of a run, or of a pipeline
+    span = teacher.value_range if isinstance(teacher, Run) else (-1.0, 1.0)
+    if decode is None:
+        return files
+    names: list[str] = []
     for k in counts:
-        rows = []
-        for (_, evaluations), x in found.pictures.items():
+        rows, names = [], []
+        for (name, evaluations), x in found.pictures.items():
             if evaluations != k:
                 continue
-            x = teacher.decode(x[:16]) if isinstance(teacher, Run) else x[:16]
-            span = teacher.value_range if isinstance(teacher, Run) else None
+            x = decode(x[:16])
+            names.append(name)
             if x.ndim != 4 or x.shape[1] not in (1, 3) or span is None:
                 return files
             rows.append(to_pictures(x, span))
         path = out / f"samples-{k}.png"
-        save_png(path, upscale(grid(torch.cat(rows), 16)), {"rheos": "distill", "rows": "teacher and methods in order"})
+        across = len(rows[0])
+        save_png(path, upscale(grid(torch.cat(rows), across)), {"rheos": "distill", "rows": ", ".join(names)})
+        kit.say(f"Rows of {path.name}: {', '.join(names)}.")
         files.append(path)
     return files
 
 
+def _own_name(reference: "Entry") -> str:
+    return f"teacher ({reference.solver})"
+
+
 def _print(found: "Contest", k: int) -> None:
     entries = [e for e in found.entries if e.evaluations == k]
-    known = [e for e in entries if e.figures is not None]
+    known = sorted((e for e in entries if e.figures is not None), key=lambda e: e.first)
     names = list(known[0].figures or {}) if known else []
-    known.sort(key=lambda e: next(iter((e.figures or {}).values())))
+    if found.reference is not None:
+        known.append(replace(found.reference, method=_own_name(found.reference)))
     rows = [
-        [e.method, f"{e.calls:g}", *(f"{(e.figures or {}).get(n, float('nan')):.4g}" for n in names),
-         f"{e.parameters / 1e6:.2f} M", str(e.steps or "–"), f"{e.seconds:.0f}", f"{e.sampling:.2f}"]
+        [e.method, e.solver, f"{e.calls:g}", *(f"{(e.figures or {}).get(n, float('nan')):.4g}" for n in names),
+         f"{e.parameters / 1e6:.2f} M", str(e.steps or "–"), f"{e.seconds:.0f}" + ", over budget" * e.over,
+         f"{e.sampling:.2f}"]
         for e in known
     ]  # fmt: skip
-    head = ["method", "calls", *names, "parameters", "steps", "training s", "sampling s"]
+    head = ["method", "solver", "calls", *names, "parameters", "steps", "training s", "sampling s"]
     best = found.best(k)
     caption = f"{k} network evaluation{'s' if k > 1 else ''} a sample."
     if best is not None:
         caption += f" Chosen on other samples: {best.method}."
+    if found.teacher_leads(k):
+        caption += " No student is better than the teacher itself at as many steps: a longer budget may help."
     failed = [f"{e.method}: {e.error}" for e in entries if e.error]
     kit.table(head, rows, caption=" ".join([caption, *failed]))

@@ -10,15 +10,16 @@ import torch
 from rheos.core.base import Cond
 from rheos.core.errors import OptionError
 from rheos.core.field import Field
+from rheos.core.files import write_whole
 from rheos.data.dataset import Data
 from rheos.distill.bellman_search import BellmanSearch
-from rheos.distill.boss import Straightening, boss
+from rheos.distill.boss import Straightening, boss, searched_costs
 from rheos.distill.consistency import consistency
 from rheos.distill.instaflow import Stages, instaflow
 from rheos.distill.mdt_dist import mdt_dist
 from rheos.distill.progressive import progressive
 from rheos.distill.reflow import reflow
-from rheos.distill.rfpp import rfpp
+from rheos.distill.rfpp import Rectification, rfpp
 from rheos.distill.slimflow import Slimming, slimflow
 from rheos.distill.splitmeanflow import splitmeanflow
 from rheos.distill.store import PairStore
@@ -91,6 +92,8 @@ class Contender:
         every: Whether one training serves every number of evaluations.
         draws: Network calls a row of what it draws of its own before it trains.
         most: Rows of that, at most.
+        guided: Whether these calls are guided as the teacher is.
+        solver: By which its students are sampled, at one call a step: what the method is meant for.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Contender:
     every: bool = True
     draws: int = 0
     most: int = 1 << 30
+    guided: bool = False
+    solver: str = "euler"
 
 
 def _reflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
@@ -105,17 +110,19 @@ def _reflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
 
 
 def _rfpp(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    return rfpp(s.teacher, out=out, pairs=s.pairs, steps=steps, **s.shared)
+    return rfpp(s.teacher, out=out, pairs=s.pairs, steps=steps, how=Rectification(loss="huber"), **s.shared)
 
 
 def _instaflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    how = Stages(pairs=rows, steps=max(1, steps // 2), distil=max(1, steps // 3), polish=0, evaluations=k)
+    first = max(1, 3 * steps // 5)
+    how = Stages(pairs=rows, steps=first, distil=max(1, steps - first), polish=0, evaluations=k)
     how = replace(how, guidance=s.guidance, again=1.0, straight=replace(how.straight, steps=8))
     return instaflow(s.teacher, s.rows(rows), out=out, how=how, pairs=s.pairs if out else None, **s.shared)
 
 
 def _slimflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    how = Slimming(steps=max(1, steps // 2), distil=max(1, steps // 2), schedule=k)
+    first = max(1, steps // 2)
+    how = Slimming(steps=first, distil=max(1, steps - first), loss="mse", schedule=k)
     with torch.random.fork_rng([]):
         torch.manual_seed(s.options.seed)
         student = smaller(s.field.net)
@@ -123,8 +130,12 @@ def _slimflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
 
 
 def _boss(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    search = BellmanSearch(anchors=max(k, 40), rows=min(64, rows), guidance=s.guidance)
-    how = Straightening(rows=min(rows, 2000), search=search)
+    search = BellmanSearch(anchors=max(k, 40), rows=min(64, len(s.pairs)), guidance=s.guidance)
+    how = Straightening(rows=rows, search=search)
+    if out is not None:  # one matrix of costs serves every k
+        costs, shared = out / "costs.json", out.with_name("boss-costs.json")
+        searched_costs(s.field, search, shared, cond=s.rows(search.rows), progress=s.progress)
+        write_whole(costs, shared.read_bytes())
     return boss(s.teacher, k, steps=steps, out=out, how=how, cond=s.rows(how.rows), **s.shared)
 
 
@@ -141,7 +152,7 @@ def _consistency(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> R
 
 
 def _progressive(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    return progressive(s.field, s.data, steps=steps, start=8 * k, end=k, guidance=s.guidance, out=out, **s.shared)
+    return progressive(s.plain, s.data, steps=steps, start=8 * k, end=k, guidance=s.guidance, out=out, **s.shared)
 
 
 def smaller(net: torch.nn.Module) -> torch.nn.Module:
@@ -165,10 +176,10 @@ METHODS: dict[str, Contender] = {
         Contender("rfpp", _rfpp),
         Contender("instaflow", _instaflow, every=False, draws=8),
         Contender("slimflow", _slimflow, every=False),
-        Contender("boss", _boss, every=False, draws=40, most=2000),
-        Contender("splitmeanflow", _splitmeanflow),
-        Contender("mdt_dist", _mdt_dist),
-        Contender("consistency", _consistency),
+        Contender("boss", _boss, every=False, draws=40, most=2000, guided=True),
+        Contender("splitmeanflow", _splitmeanflow, solver="jump"),
+        Contender("mdt_dist", _mdt_dist, solver="renoise"),
+        Contender("consistency", _consistency, solver="renoise"),
         Contender("progressive", _progressive, every=False),
     )
 }

@@ -10,31 +10,28 @@ Winners are chosen on one set of samples and reported on another.
 import math
 import os
 import shutil
-import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
-import torch
 from torch import Tensor
 
 from rheos.core.base import Cond
 from rheos.core.errors import OptionError, RheosError, check_choice
 from rheos.core.field import Field
+from rheos.core.files import write_whole
 from rheos.data.dataset import Data
 from rheos.distill.contenders import METHODS, Contender, Stage
-from rheos.distill.notes import Note, agree
+from rheos.distill.measuring import Entry, Judge, Measure, given_rows, repeated
+from rheos.distill.notes import Note, agree, alone
 from rheos.distill.pairs import Recipe, fingerprint, generate
 from rheos.distill.store import PairStore
-from rheos.sample import draw_solution
+from rheos.distill.timing import affordable, planned
 from rheos.train import Options, Run
 
 __all__ = ["Contest", "ContestOptions", "Entry", "Judge", "contest"]
-
-Judge = Callable[[Tensor, Tensor | None, Literal["choose", "report"]], Mapping[str, float]]
-"""Figures of samples, and of their labels or None, against the real rows kept for choosing or for reporting. The first
-figure decides; smaller is better."""
 
 
 @final
@@ -77,36 +74,6 @@ class ContestOptions:
 
 @final
 @dataclass(frozen=True)
-class Entry:
-    """A line of the table.
-
-    Args:
-        method: Its name, or "teacher" with a solver.
-        evaluations: Network calls a sample that were allowed.
-        calls: Network calls a sample that were made; with guidance a teacher makes two at once.
-        figures: What the judge says of a fresh set of samples; the first one decides.
-        chosen_by: The first figure on the samples that winners were chosen by.
-        parameters: Of the network that samples.
-        steps: Optimiser steps.
-        seconds: Of training and its own preparations, in all calls of a contest that was continued.
-        sampling: Seconds of drawing all samples.
-        error: Why there are no figures.
-    """
-
-    method: str
-    evaluations: int
-    calls: float = 0.0
-    figures: Mapping[str, float] | None = None
-    chosen_by: float = float("inf")
-    parameters: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    sampling: float = 0.0
-    error: str | None = None
-
-
-@final
-@dataclass(frozen=True)
 class Contest:
     """What a contest found.
 
@@ -116,6 +83,7 @@ class Contest:
         seconds: Of drawing them, in all calls.
         runs: Winner by number of evaluations.
         pictures: Some samples by method and number of evaluations, from the same noise.
+        reference: The teacher as its own recipe draws it, with many more calls; it takes no part.
     """
 
     entries: tuple[Entry, ...]
@@ -123,6 +91,7 @@ class Contest:
     seconds: float
     runs: Mapping[int, Run]
     pictures: Mapping[tuple[str, int], Tensor]
+    reference: Entry | None = None
 
     def best(self, evaluations: int) -> Entry | None:
         """The winner of one number of evaluations, by the samples for choosing; None where nothing worked."""
@@ -130,16 +99,40 @@ class Contest:
         fit = [e for e in lines if math.isfinite(e.chosen_by)]
         return min(fit, key=lambda e: e.chosen_by, default=None)
 
+    def teacher_leads(self, evaluations: int) -> bool:
+        """Whether no student is better than the untrained teacher at as many steps, by what is reported."""
+        lines = [e for e in self.entries if e.evaluations == evaluations]
+        teacher = min((e.first for e in lines if e.method == "teacher"), default=math.inf)
+        return not any(e.first < teacher for e in lines if e.method != "teacher")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {"entries": [asdict(e) for e in self.entries], "pairs": self.pairs, "pair_seconds": self.seconds,
-                "winners": {str(k): e.method for k in self.runs if (e := self.best(k)) is not None}}  # fmt: skip
+        counts = dict.fromkeys(e.evaluations for e in self.entries)
+        return {
+            "entries": [_plain(e) for e in self.entries],
+            "reference": None if self.reference is None else _plain(self.reference),
+            "pairs": self.pairs,
+            "pair_seconds": self.seconds,
+            "winners": {str(k): e.method for k in self.runs if (e := self.best(k)) is not None},
+            "teacher_leads": [k for k in counts if self.teacher_leads(k)],
+        }
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {**asdict(entry), "over": entry.over}
 
 
 class _Made(NamedTuple):
-    run: Run
-    steps: int
-    seconds: float
+    """A training, or why there is none."""
+
+    run: Run | str
+    share: float
+    steps: int = 0
+    seconds: float = 0.0
+
+    def failed(self, name: str, k: int, error: str) -> Entry:
+        """The line of one that has no figures."""
+        return Entry(name, k, error=error, steps=self.steps, seconds=self.seconds, share=self.share)
 
 
 def contest(
@@ -170,10 +163,25 @@ def contest(
 
     Raises:
         RunError: If `out` holds a contest with another budget, guidance or seed, another teacher, data, conditions or
-            recipe, or other methods or evaluations, between which the budget was cut otherwise.
+            recipe, or other methods or evaluations, between which the budget was cut otherwise; or if another process
+            is at work there.
         RheosError: If the teacher cannot be sampled; a method that cannot run here has a line that says why.
     """
-    how, folder = options or ContestOptions(), Path(out)
+    with alone(Path(out)):
+        return _held(teacher, judge, data, Path(out), options or ContestOptions(), cond, say, progress)
+
+
+def _held(
+    teacher: Run | Field,
+    judge: Judge,
+    data: Data | None,
+    folder: Path,
+    how: ContestOptions,
+    cond: Cond | None,
+    say: Callable[[str], None],
+    progress: bool | None,
+) -> Contest:
+    """The contest in a folder that nobody else uses."""
     field = teacher.field if isinstance(teacher, Run) else teacher
     names = how.methods or tuple(METHODS)
     recipe = replace(how.teacher, guidance=how.guidance, seed=how.seed + 1)
@@ -183,29 +191,31 @@ def contest(
     })  # fmt: skip
     note = Note(folder / "pairs.json", folder / "pairs")
     with note.timed():
-        rows = _affordable(field, recipe, 0.2 * how.seconds, cond, folder)
+        rows = affordable(field, recipe, 0.2 * how.seconds, cond, folder / "pairs")
         say(f"Drawing {rows} samples of the teacher.")
-        store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=_rows(cond, rows))
+        store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=repeated(cond, rows))
     stage = Stage(teacher, store, data or own_samples(store), how.guidance, cond, Options(
         sample_every=0, save_every=0, seed=how.seed, lr=5e-4), progress)  # fmt: skip
+    measure = Measure(judge, how.samples, how.seed, given_rows(field, cond, how.samples))
     entries, runs, pictures = list[Entry](), dict[tuple[str, int], Run](), dict[tuple[str, int], Tensor]()
-    drawn_with: dict[str, Any] = dict(_labels(field, how.samples) if cond is None else _rows(cond, how.samples) or {})
     for k in how.evaluations:
-        entry, pictures["teacher", k] = _measured("teacher", k, field, judge, how, drawn_with)
+        entry, pictures["teacher", k] = measure.line("teacher", k, field, "euler", how.guidance)
         entries.append(entry)
+    reference = measure.reference(field, recipe)
     for name in names:
-        for k, made in _trained(METHODS[name], stage, how, share, folder, say):
-            if isinstance(made, str):
-                entries.append(Entry(name, k, error=made))
+        method = METHODS[name]
+        for k, made in _trained(method, stage, how, share, folder, say):
+            if isinstance(made.run, str):
+                entries.append(made.failed(name, k, made.run))
                 continue
             try:
-                entry, pictures[name, k] = _measured(name, k, made.run.field, judge, how, drawn_with)
-            except RheosError as error:  # a student that diverged
-                entries.append(Entry(name, k, error=str(error), steps=made.steps, seconds=made.seconds))
+                entry, pictures[name, k] = measure.line(name, k, made.run.field, method.solver)
+            except Exception as error:  # a student that diverged
+                entries.append(made.failed(name, k, _told(error)))
                 continue
-            entries.append(replace(entry, steps=made.steps, seconds=made.seconds))
+            entries.append(replace(entry, steps=made.steps, seconds=made.seconds, share=made.share))
             runs[name, k] = made.run
-    found = Contest(tuple(entries), len(store), note.seconds, {}, pictures)
+    found = Contest(tuple(entries), len(store), note.seconds, {}, pictures, reference)
     winners = {k: runs[e.method, k] for k in how.evaluations if (e := found.best(k)) is not None}
     for k, run in winners.items():
         _replace(run, folder / f"winner-{k}")
@@ -227,37 +237,9 @@ def own_samples(store: PairStore) -> Data:
     return replace(data, conditions=tuple(n for n in data.conditions or () if n not in ("x0", "seed")))
 
 
-def _rows(cond: Cond | None, n: int) -> Cond | None:
-    """Conditions repeated to n rows."""
-    if not cond:
-        return None
-    index = torch.arange(n) % len(next(iter(cond.values())))
-    return {name: v[index] for name, v in cond.items()}
-
-
-def _affordable(field: Field, recipe: Recipe, seconds: float, cond: Cond | None, folder: Path) -> int:
-    """How many samples the teacher draws in so many seconds; those of a store that is there already."""
-    if (folder / "pairs" / "store.json").exists():
-        return int(PairStore(folder / "pairs").about["n"])
-    few = 32
-    given: dict[str, Any] = dict(_labels(field, few) if cond is None else _rows(cond, few) or {})
-    guidance = None if recipe.guidance == 1 else recipe.guidance
-    spent = []
-    for _ in range(2):  # the first one warms up
-        begun = time.perf_counter()
-        draw_solution(field, few, steps=recipe.times(field), solver=recipe.solver, guidance=guidance, **given)
-        spent.append(time.perf_counter() - begun)
-    return max(64, min(20_000, int(few * seconds / spent[1])))
-
-
-def _labels(field: Field, n: int) -> dict[str, Tensor]:
-    classes = int((getattr(field.net, "config", None) or {}).get("classes", 0) or 0)
-    return {"label": torch.arange(n) % classes} if "label" in field.conditions and classes else {}
-
-
 def _trained(
     method: Contender, stage: Stage, how: ContestOptions, seconds: float, folder: Path, say: Callable[[str], None]
-) -> list[tuple[int, _Made | str]]:
+) -> list[tuple[int, _Made]]:
     """The method's runs, or why there are none, by number of evaluations."""
     work = zip(how.evaluations, _places(method, how, seconds, folder), strict=False)
     made = [_timed(method, stage, k, share, place, say) for k, (place, share) in work]
@@ -285,72 +267,30 @@ def _rules(field: Field, data: Data | None, how: ContestOptions, cond: Cond | No
     }
 
 
-def _timed(
-    method: Contender, stage: Stage, k: int, seconds: float, folder: Path, say: Callable[[str], None]
-) -> _Made | str:
-    """One training that takes so many seconds."""
-    note = Note(_note(folder), folder)
+def _timed(method: Contender, stage: Stage, k: int, seconds: float, folder: Path, say: Callable[[str], None]) -> _Made:
+    """One training that takes so many seconds; whatever goes wrong in it ends this one alone."""
+    note, steps = Note(_note(folder), folder), 0
     try:
         if note["steps"] is None:
             say(f"Timing a few steps of {folder.name}.")
-            note.settle(steps=_steps(method, stage, k, seconds), share=seconds)
-        steps = int(note["steps"])
+            plan = planned(method, stage, k, seconds)
+            note.settle(steps=plan.steps, rows=plan.rows, share=seconds)
+        steps, rows = int(note["steps"]), int(note["rows"] or len(stage.pairs))
         say(f"Training {folder.name}: {steps} steps.")
         with note.timed():
-            run = method.make(stage, k, steps, len(stage.pairs), folder)
-    except RheosError as error:
-        say(f"{folder.name} cannot run here: {error}")
-        return str(error)
-    return _Made(run, steps, note.seconds)
+            run = method.make(stage, k, steps, rows, folder)
+    except Exception as error:
+        say(f"{folder.name} cannot run here: {_told(error)}")
+        if not isinstance(error, RheosError):  # nobody expected it
+            write_whole(_note(folder).with_suffix(".error.txt"), traceback.format_exc())
+        return _Made(_told(error), seconds, 0, note.seconds)
+    return _Made(run, seconds, steps, note.seconds)
+
+
+def _told(error: Exception) -> str:
+    """An error in a line: ours are sentences, others need their kind."""
+    return str(error) if isinstance(error, RheosError) else f"{type(error).__name__}: {error}"
 
 
 def _note(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
-
-
-def _steps(method: Contender, stage: Stage, k: int, seconds: float) -> int:
-    """Optimiser steps that fit: from a short and a longer trial, whose difference has no preparation in it."""
-    quick = replace(stage, progress=False)
-    spent = []
-    for steps in (4, 4, 20):  # the first one warms up
-        begun = time.perf_counter()
-        method.make(quick, k, steps, min(64, len(stage.pairs)), None)
-        spent.append(time.perf_counter() - begun)
-    few, many = spent[1:]
-    each = (many - few) / 16
-    if each < 0.2 * many / 20:  # noise: a step costs no more than its share of the longer trial
-        each = many / 20
-    return max(16, int((seconds - few - _drawing(method, stage)) / each))
-
-
-def _drawing(method: Contender, stage: Stage) -> float:
-    """Seconds of what a method draws of its own before it trains."""
-    if not method.draws:
-        return 0.0
-    few, field = 32, stage.field
-    given: dict[str, Any] = dict(_labels(field, few) if stage.cond is None else stage.rows(few) or {})
-    begun = time.perf_counter()
-    draw_solution(field, few, steps=method.draws, solver="euler", **given)
-    return (time.perf_counter() - begun) / few * min(len(stage.pairs), method.most)
-
-
-def _measured(
-    name: str, k: int, field: Field, judge: Judge, how: ContestOptions, given: dict[str, Any]
-) -> tuple[Entry, Tensor]:
-    """A line, and a few samples."""
-    own: dict[str, Any] = {"solver": "jump" if field.usual == "jump" else "euler"}  # one call a step
-    if name == "teacher" and how.guidance != 1:
-        own["guidance"] = how.guidance
-    label, figures, seconds, calls, x = given.get("label"), list[Mapping[str, float]](), 0.0, 0.0, torch.empty(0)
-    for turn, part in enumerate(("choose", "report")):
-        begun = time.perf_counter()
-        told = draw_solution(
-            field, how.samples, steps=k, seed=how.seed + 1000 + turn, batch=min(250, how.samples), **own, **given
-        )
-        seconds, calls = time.perf_counter() - begun, told.rows / how.samples
-        assert isinstance(told.x, Tensor)
-        x = told.x
-        figures.append(judge(x, label, part))  # type: ignore[arg-type]
-    size = sum(p.numel() for p in field.parameters())
-    first = float(next(iter(figures[0].values())))
-    return Entry(name, k, calls, dict(figures[1]), first, size, sampling=seconds), x[:64]

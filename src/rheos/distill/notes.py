@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import IO, Any, final
 
 from rheos.core.errors import DataError, RunError
 from rheos.core.files import write_whole
 
-__all__ = ["Note", "agree"]
+__all__ = ["Note", "agree", "alone"]
 
 RULES = "rules.json"
 
@@ -62,6 +62,32 @@ class Note:
             self.settle(seconds=self.seconds + time.perf_counter() - begun, done=done)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """The folder for this process alone inside a with-block.
+
+    Raises:
+        RunError: If another contest is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as file:
+        _take(file, folder)
+        yield
+
+
+def _take(file: IO[str], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return  # a system without such locks
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RunError(f"Another contest is at work in {folder}. Wait for it, or choose another out.") from None
+    except OSError:
+        pass  # a file system without locks
+
+
 def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) -> None:
     """Write down what a contest is asked for; one that is there must have been asked for the same.
 
@@ -82,16 +108,25 @@ def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) 
     if old is None:
         raise RunError(f"{folder} holds a contest that does not say what it was asked for. Choose another out.")
     differ = [_told(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
-    for note, share in () if differ else shares.items():
-        had = (_read(note) or {}).get("share")
-        if had is not None and not math.isclose(had, share):
-            differ.append(f"other methods or evaluations: {note.stem} had {had:.3g} s of the budget, now {share:.3g} s")
+    if not differ:
+        differ = _recut(shares)
     if differ:
         raise RunError(
             f"{folder} holds a contest with {'; '.join(differ)}. Ask for the same to continue it, or choose another "
             "out.",
             differ=differ,
         )
+
+
+def _recut(shares: Mapping[Path, float]) -> list[str]:
+    """That trainings had another share of the budget, said of one of them."""
+    had = {note: share for note in shares if (share := (_read(note) or {}).get("share")) is not None}
+    other = [note for note, share in had.items() if not math.isclose(share, shares[note])]
+    if not other:
+        return []
+    note, more = other[0], f", and {len(other) - 1} more likewise" if len(other) > 1 else ""
+    told = f"{note.stem} had {had[note]:.3g} s of the budget, now {shares[note]:.3g} s{more}"
+    return [f"other methods or evaluations: {told}"]
 
 
 def _told(name: str, old: object, new: object) -> str:
