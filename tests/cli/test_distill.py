@@ -169,3 +169,54 @@ def test_a_student_of_pairs_is_a_teacher_again(distilled, rheos, tmp_path):
     words = ("--evaluations", "1", "--n", "20", "--budget", "1s", "--methods", "reflow")
     told = rheos("distill", distilled[1] / "reflow", *words, "--out", tmp_path / "out")
     assert told.code == 0
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch):
+    """A folder that is read as a tiny Stable Diffusion 3 with random networks, and no text encoders."""
+    import torch
+
+    diffusers = pytest.importorskip("diffusers")
+    from rheos.adapters import LatentField
+
+    torch.manual_seed(7)
+    net = diffusers.SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=8,
+        pos_embed_max_size=8,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(4,), latent_channels=4, norm_num_groups=2, layers_per_block=1, shift_factor=0.25,
+        down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
+    )  # fmt: skip
+    nothing = dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
+    made = diffusers.StableDiffusion3Pipeline(
+        transformer=net.eval(),
+        vae=vae.eval(),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        **nothing,
+    )
+    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: made)
+    words = {"encoder_hidden_states": torch.randn(2, 5, 16), "pooled_projections": torch.randn(2, 8)}
+    monkeypatch.setattr(LatentField, "encode_prompt", lambda _, lines: {k: v[: len(lines)] for k, v in words.items()})
+    (tmp_path / "model_index.json").write_text("{}")
+    return tmp_path
+
+
+def test_a_pipeline_has_pictures_and_its_steps_are_halved(pipeline, rheos):
+    (pipeline / "words.txt").write_text("a cat\na dog\n")
+    few = ("--evaluations", "1", "--n", "20", "--budget", "2s", "--methods", "progressive,")
+    told = rheos("distill", pipeline, *few, "--prompts", pipeline / "words.txt", "--json")
+    assert told.code == 0
+    plain = json.loads(told.out)
+    assert {e["method"]: e["error"] for e in plain["entries"]} == {"teacher": None, "progressive": None}
+    png = (pipeline / "distill" / "samples-1.png").read_bytes()
+    assert b"teacher, progressive" in png  # what its rows are
+    assert "Rows of samples-1.png: teacher, progressive." in told.err
+
+
+def test_a_file_without_prompts_is_refused(pipeline, rheos):
+    (pipeline / "words.txt").write_text("\n \n")
+    told = rheos("distill", pipeline, "--prompts", pipeline / "words.txt")
+    assert told.code == 2
+    assert re.search(r"words\.txt holds no prompt: one a line", told.err)
