@@ -221,6 +221,7 @@ def _write(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field
 
     figure = curves(lines, "network evaluations", name)
     figure.axes[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the lines
+    figure.set_figwidth(6.4)
     write(files[1], figure_png(figure))
     return [*files, *_pictures(found, out, counts, teacher)]
 
