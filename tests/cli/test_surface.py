@@ -10,7 +10,10 @@ import pytest
 from rheos.cli import VERBS, main
 
 SURFACE = {
-    "tour": "data out size steps pairs reflow_steps plane_steps samples guidance captions seed json".split(),  # noqa: SIM905
+    "tour": [
+        *["data", "out", "size", "steps", "pairs", "reflow_steps", "distil_steps", "plane_steps", "samples"],
+        *["guidance", "captions", "seed", "json"],
+    ],
     "train": ["data", "out", "steps", "size", "config", "set", "resume", "dry_run", "json"],
     "sample": [
         *["run", "n", "steps", "solver", "grid", "shift", "guidance", "temperature", "label", "caption", "given"],

@@ -45,7 +45,7 @@ def learn(tour: Tour) -> None:
     for steps in STEPS:
         tour.say(f"Sampling with {steps} step{'s' * (steps > 1)}.")
         solution = tour.sample(tour.run.field, options.samples, steps)
-        row = tour.measure("learned", solution, steps)
+        row = tour.measure("learned", tour.run, solution, steps)
         if steps in (1, 20):
             tour.poster[f"learned, {steps} step{'s' * (steps > 1)}"] = solution.x[:20]  # type: ignore[index]
         caption = f"{steps} step{'s' * (steps > 1)}, {row['evaluations']:g} network calls a sample"

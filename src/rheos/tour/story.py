@@ -20,7 +20,9 @@ from rheos.metrics.report import quality
 from rheos.metrics.transport import sliced_wasserstein
 from rheos.sample import CFG, Solution, draw_solution
 from rheos.show import Page, beside, grid, png, save_png, upscale
+from rheos.tour.table import quality_table
 from rheos.train import Run
+from rheos.train.checkpoint import newest, read_json
 
 __all__ = ["CHAPTERS", "Tour", "TourOptions", "TourResult", "run_tour"]
 
@@ -37,6 +39,7 @@ class TourOptions:
         steps: Training steps.
         pairs: Pairs (noise, sample) that straightening learns from.
         reflow_steps: Training steps of straightening.
+        distil_steps: Training steps of each of the two distillations that follow, to one step and to two.
         plane_steps: Training steps of each of the two flows in the plane.
         samples: Samples behind each line of the table of quality.
         guidance: Scale of classifier-free guidance, where the data have labels.
@@ -52,7 +55,8 @@ class TourOptions:
     size: int | None = None
     steps: int = 900
     pairs: int = 3072
-    reflow_steps: int = 450
+    reflow_steps: int = 300
+    distil_steps: int = 250
     plane_steps: int = 1000
     samples: int = 1000
     guidance: float = 1.5
@@ -60,7 +64,7 @@ class TourOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "pairs", "reflow_steps", "plane_steps", "samples"):
+        for name in ("steps", "pairs", "reflow_steps", "distil_steps", "plane_steps", "samples"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.captions < 0:
@@ -136,10 +140,23 @@ class Tour:
         """Samples as a sharp grid."""
         return png(upscale(grid(self.train.to_pictures(x), columns)))
 
-    def measure(self, name: str, solution: Solution, steps: int) -> dict[str, Any]:
-        """One line of the table of quality, against the held-out rows."""
+    def few(self, name: str, run: Run, steps: int) -> None:
+        """Measure a flow that needs no guidance in a few steps, and show samples of it."""
+        solution = self.sample(run.field, self.options.samples, steps, guided=False)
+        row, several = self.measure(name, run, solution, steps), "s" * (steps > 1)
+        shown: Tensor = solution.x[:20]  # type: ignore[index]
+        if steps == 1:
+            self.poster[f"{name}, 1 step"] = shown
+        calls = f"{row['evaluations']:g} network call{several} a sample"
+        self.page.picture(
+            self.picture(shown), f"{name.capitalize()}: {steps} step{several}, {calls}, same noise", sharp=True
+        )
+
+    def measure(self, name: str, run: Run, solution: Solution, steps: int) -> dict[str, Any]:
+        """One line of the table of quality, against the held-out rows; `seconds` are those of training."""
         x, real = solution.x, self.held_out.batch(torch.arange(len(self.held_out))).x
         row: dict[str, Any] = {"flow": name, "steps": steps, "evaluations": solution.rows / len(x)}
+        row["seconds"] = _spent(run)
         row["sliced_wasserstein"] = sliced_wasserstein(x, real)  # type: ignore[arg-type]
         own = self.train.name.split(":")[0] in NAMES
         net = self.train.name.split(":")[0] if own else ("emoji" if self.train.shape[0] == 3 else "mnist5k")
@@ -150,6 +167,12 @@ class Tour:
         row |= figures.to_dict()
         self.rows.append(row)
         return row
+
+
+def _spent(run: Run) -> float:
+    """Seconds of a run's training, before and after interruptions together."""
+    folder = newest(run.path) if run.path is not None else None
+    return float(read_json(folder / "state.json")["seconds"]) if folder is not None else 0.0
 
 
 @contextmanager
@@ -213,7 +236,7 @@ def run_tour(
 
 
 def _table(tour: Tour) -> None:
-    """The table of quality against evaluations."""
+    """All lines of quality, with what they mean."""
     page = tour.page.heading("What it costs and what it gives")
     first = tour.rows[0]
     page.text(
@@ -222,13 +245,4 @@ def _table(tour: Tour) -> None:
         "is better. Recognised: the share of samples that a classifier reads as the digit that was asked for; it "
         "flatters blurred averages, so read it beside recall, the share of real pictures that the samples surround."
     )
-    head = ["flow", "steps", "evaluations", "Fréchet distance", "recognised", "precision", "recall"]
-    body = []
-    for r in tour.rows:
-        known = "–" if r["recognised"] is None else f"{100 * r['recognised']:.1f} %"
-        error = "" if r["frechet_error"] is None else f" ± {r['frechet_error']:.1f}"
-        body.append(
-            [r["flow"], str(r["steps"]), f"{r['evaluations']:g}", f"{r['frechet']:.1f}{error}", known,
-             f"{r['precision']:.2f}", f"{r['recall']:.2f}"]
-        )  # fmt: skip
-    page.table(head, body)
+    quality_table(page, tour.rows)
