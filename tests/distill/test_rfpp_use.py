@@ -67,10 +67,13 @@ def test_a_store_of_the_older_format_goes_on_being_read_and_is_recognised(tmp_pa
     generate(field, tmp_path / "p", 6, recipe=recipe)
     index = tmp_path / "p" / "store.json"
     about = json.loads(index.read_text())
-    assert about["format"] == 1
+    about |= {"format": 1, "done": 6}
+    del about["filter"]
+    (tmp_path / "p" / "done.npy").unlink()
     for name in ("grid", "noise", "store"):
         del about["recipe"][name]
     index.write_text(json.dumps(about))
+    assert len(PairStore(tmp_path / "p")) == 6
     assert len(generate(field, tmp_path / "p", 6, recipe=recipe)) == 6
     assert not PairStore(tmp_path / "p").seeded
 

@@ -33,7 +33,7 @@ from rheos.core.times import PiecewiseTime, times
 from rheos.data.dataset import Data
 from rheos.distill.chords import ChordMatching
 from rheos.distill.inherited import field_of, inheriting
-from rheos.distill.kit import Known, known, start_of, student_of
+from rheos.distill.kit import Known, guidance_of, known, start_of, student_of
 from rheos.distill.segment_store import SegmentStore
 from rheos.distill.store import PairStore
 from rheos.metrics.perceptual import perceptual, usual_features
@@ -290,11 +290,6 @@ def distil(
         begun(field_of(student), guidance_of(pairs)), objective, inheriting(data, student), steps=steps, out=out,
         options=options or usual_options(), resume=out is not None, progress=progress,
     )  # fmt: skip
-
-
-def guidance_of(pairs: PairStore | Data | SegmentStore) -> float:
-    """The guidance that drew the pairs."""
-    return 1.0 if isinstance(pairs, Data) else float(pairs.about["recipe"].get("guidance", 1.0))
 
 
 def begun(student: Field, guidance: float) -> Field:

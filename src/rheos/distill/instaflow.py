@@ -22,6 +22,7 @@ from torch import Tensor
 from rheos.core.base import Cond, Premetric
 from rheos.core.errors import OptionError, check_choice
 from rheos.core.field import Field
+from rheos.distill.chunks import shares, whole
 from rheos.distill.distillation import distil, seen, usual_options
 from rheos.distill.inherited import names_of
 from rheos.distill.kit import check_teacher, drawn, same_teacher, start_of, workplace
@@ -187,7 +188,9 @@ class _Work:
     def triplets(self, flow: Field, k: int) -> PairStore:
         """What stage k learns from: samples of the flow of k reflows."""
         recipe = self.how.recipe(flow, k, self.options.seed)
-        return drawn(flow, self.folder / f"pairs-{k}", self.how.pairs, recipe, self.cond, self.teacher, self.progress)
+        return drawn(
+            flow, self.folder / f"pairs-{k}", self.how.pairs, recipe, self.cond, self.teacher, self.progress, self.kept
+        )
 
     def targets(self, flow: Field) -> PairStore | SegmentStore:
         """What the student learns from: samples of the last flow, or segments of its paths."""
@@ -198,12 +201,13 @@ class _Work:
         recipe = SegmentRecipe(plain.steps, plain.solver, plain.guidance, plain.seed, plain.chunk, plain.grid)
         fine = recipe.times(flow)
         times = fine[:: plain.steps // how.evaluations]
+        shard = shares() if self.kept else (0, 1)
         with progress_bar("segments", how.pairs, self.progress) as advance:
             store = generate_segments(
                 flow, self.folder / f"segments-{k}", how.pairs, times, recipe=recipe, cond=self.cond,
-                class_names=names_of(self.teacher), progress=advance,
+                class_names=names_of(self.teacher), shard=shard, progress=advance,
             )  # fmt: skip
-        return store.inherits(self.teacher)
+        return whole(store.inherits(self.teacher) if shard[0] == 0 else store.inheriting(self.teacher))
 
     def straightened(self, flow: Field, pairs: PairStore, k: int) -> Field:
         """Reflow k + 1."""

@@ -24,7 +24,7 @@ from rheos.core.transport import check_rows
 from rheos.data.dataset import Data
 from rheos.distill.inherited import field_of
 from rheos.distill.pairs import Recipe, fingerprint, level_of
-from rheos.distill.store import FORMAT, PairStore, fill
+from rheos.distill.store import PairStore, fill
 from rheos.sample.inversion import invert
 from rheos.train import Run
 
@@ -37,6 +37,7 @@ def invert_pairs(
     folder: str | Path,
     *,
     recipe: Recipe | None = None,
+    shard: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> PairStore:
     """Walk every row of a data set back to its noise, and keep both.
@@ -46,10 +47,11 @@ def invert_pairs(
         data: Real samples in the teacher's range; their conditions go into the inversion and into the store.
         folder: Created, or continued if it holds an unfinished store of the same recipe, teacher and data.
         recipe: Steps, solver, grid, chunk; guidance must be 1, and the noise is stored.
-        progress: Called (done, n) after each chunk.
+        shard: (k, of): this call makes chunks k, k + of, ..., as in `generate`.
+        progress: Called (rows of this shard done, rows of this shard) after each chunk.
 
     Returns:
-        The complete store, rows in the order of the data.
+        The store, complete when all shards are, rows in the order of the data.
 
     Raises:
         OptionError: For a recipe with guidance or with noise as seeds.
@@ -72,9 +74,7 @@ def invert_pairs(
     given = {name: every[name] for name in sorted(field.conditions)}
     n = len(data)
     about = {
-        "format": FORMAT if recipe.store == "uint8" else 1,
         "n": n,
-        "done": 0,
         "recipe": asdict(recipe),
         "teacher": fingerprint(field, given),
         "data": data.fingerprint,
@@ -92,7 +92,8 @@ def invert_pairs(
         part = {name: v[start:stop].to(field.device) for name, v in given.items()}
         return {"x0": _noise(field, x1.to(field.device, field.dtype), recipe, part), "x1": x1}
 
-    return fill(Path(folder), about, columns, recipe.chunk, make, progress).inherits(teacher)
+    store = fill(Path(folder), about, columns, recipe.chunk, make, progress, shard)
+    return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
 
 
 def _noise(field: Field, x1: Tensor, recipe: Recipe, cond: Cond) -> Tensor:

@@ -16,13 +16,16 @@ from rheos.core.base import Cond, Source
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import DataError, OptionError, ShapeError
 from rheos.core.field import Field
+from rheos.core.flowmap import TransportField
 from rheos.core.paths import AffinePath
 from rheos.core.query import Query
 from rheos.core.schedules import Linear
 from rheos.core.sources import FromCondition
 from rheos.data.dataset import Data
+from rheos.distill.chunks import shares, whole
 from rheos.distill.inherited import names_of
-from rheos.distill.pairs import Recipe, balanced, generate, level_of
+from rheos.distill.pairs import Recipe, balanced, fingerprint, generate, level_of
+from rheos.distill.segment_store import SegmentStore
 from rheos.distill.store import PairStore
 from rheos.sample.draw import conditions, draw_solution
 from rheos.sample.guidance import CFG
@@ -30,7 +33,8 @@ from rheos.show import progress_bar
 from rheos.train import Run
 
 __all__ = [
-    "Known", "check_teacher", "drawn", "known", "linear", "same_teacher", "start_of", "student_of", "workplace",
+    "Known", "check_original", "check_teacher", "drawn", "guidance_of", "known", "linear", "made_by", "same_teacher",
+    "start_of", "student_of", "whose", "workplace",
 ]  # fmt: skip
 
 LOOK = 2048
@@ -76,6 +80,25 @@ def workplace(out: str | Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
+def check_original(field: Field) -> None:
+    """Refuse a teacher that is itself a student of few steps: between its steps there is no flow to follow.
+
+    Raises:
+        OptionError: With the way out.
+    """
+    if field.times is not None:
+        raise OptionError(
+            f"This field was made for its own {len(field.times) - 1} steps and is undefined between them. Distil the "
+            "flow that it came from."
+        )
+    if isinstance(field, TransportField):
+        raise OptionError(
+            "A TransportField jumps to the data; it has no flow whose paths could be straightened. Distil the flow "
+            "that it came from, or give its own pairs: reflow(student, generate(field, folder, n, "
+            "recipe=Recipe(steps=1, solver='euler')))."
+        )
+
+
 @torch.no_grad()
 def check_teacher(field: Field, cond: Cond | None = None) -> None:
     r"""Refuse a network that was declared to predict the velocity of a linear path and predicts noise.
@@ -91,12 +114,13 @@ def check_teacher(field: Field, cond: Cond | None = None) -> None:
         cond: Conditions of some rows; labels are made up.
 
     Raises:
-        OptionError: If the value at t = 0 is the noise and it cannot be a velocity.
+        OptionError: If the value at t = 0 is the noise and it cannot be a velocity, or for a field of few steps.
 
     Warns:
         UserWarning: If it follows the noise and may be either.
     """
-    if field.shape is None or not linear(field) or field.predicts != "velocity" or field.times is not None:
+    check_original(field)
+    if field.shape is None or not linear(field) or field.predicts != "velocity":
         return
     n = 64 if not cond else min(64, len(next(iter(cond.values()))))
     given = conditions(field, n, dict(balanced(field, n, {k: v[:n] for k, v in (cond or {}).items()})))
@@ -143,6 +167,7 @@ def drawn(
     cond: Cond | None = None,
     of: Run | Field | None = None,
     progress: bool | None = None,
+    shared: bool = False,
 ) -> PairStore:
     """Pairs of a field with a bar, continued where they were left; class names and codec are those of the teacher `of`.
 
@@ -154,11 +179,14 @@ def drawn(
         cond: Conditions with n rows.
         of: The teacher.
         progress: Whether a bar is drawn.
+        shared: Whether all processes of a launcher see this folder: each then draws its share and waits for the others.
     """
-    names = names_of(of) if of is not None else ()
+    names, shard = names_of(of) if of is not None else (), shares() if shared else (0, 1)
     with progress_bar(folder.name, n, progress) as advance:
-        store = generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, progress=advance)
-    return store.inherits(of) if of is not None else store
+        store = generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, shard=shard, progress=advance)
+    if of is not None:
+        store = store.inherits(of) if shard[0] == 0 else store.inheriting(of)
+    return whole(store)
 
 
 def known(pairs: PairStore | Data, student: Field | None = None) -> Known:
@@ -171,10 +199,10 @@ def known(pairs: PairStore | Data, student: Field | None = None) -> Known:
     Raises:
         OptionError: For data without x0.
         ShapeError: For samples of another shape than the student's.
-        DataError: For noise that is not N(0, 1): pairs of another normalisation.
+        DataError: For noise that is not N(0, 1): pairs of another normalisation; for a NaN in a store.
     """
     if isinstance(pairs, PairStore):
-        data, source = pairs.data(), pairs.source
+        data, source = pairs.check().data(), pairs.source
     else:
         if "x0" not in (pairs.conditions or ()):
             raise OptionError("These data deliver no x0. Make pairs of them: rheos.distill.given_pairs(x0, x1).")
@@ -228,3 +256,37 @@ def same_teacher(field: Field, pairs: PairStore, rows: int = 4, tolerance: float
             gap=gap,
             factor=factor,
         )
+
+
+def guidance_of(pairs: PairStore | Data | SegmentStore) -> float:
+    """The guidance that drew the pairs."""
+    return 1.0 if isinstance(pairs, Data) else float(pairs.about["recipe"].get("guidance", 1.0))
+
+
+def whose(pairs: PairStore, *fields: Field) -> None:
+    """Raise unless the pairs are of one of some fields; pairs of real data by inversion are not looked at.
+
+    Args:
+        pairs: The store.
+        *fields: Said to be the teacher, or the same flow on another path.
+
+    Raises:
+        DataError: What `same_teacher` says of the first one.
+    """
+    if "data" in pairs.about or not len(pairs):
+        return
+    first: DataError | None = None
+    for field in fields:
+        try:
+            same_teacher(field, pairs)
+        except DataError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
+
+
+def made_by(pairs: PairStore, field: Field) -> bool:
+    """Whether the store says that it was drawn from this very field."""
+    return bool(pairs.about.get("teacher") == fingerprint(field, pairs.given))

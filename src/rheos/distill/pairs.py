@@ -15,8 +15,9 @@ from rheos.core.errors import ConditionError, OptionError, ShapeError, check_cho
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
 from rheos.data.dataset import About, Data
+from rheos.distill.chunks import Filter, filtered, named
 from rheos.distill.inherited import field_of, names_of
-from rheos.distill.store import FORMAT, PairStore, fill
+from rheos.distill.store import PairStore, fill
 from rheos.sample.draw import conditions, draw_solution, grid_for
 from rheos.sample.grids import Grid
 from rheos.sample.guidance import CFG
@@ -79,9 +80,14 @@ def generate(
     recipe: Recipe | None = None,
     cond: Cond | None = None,
     class_names: Sequence[str] = (),
+    keep: Filter | None = None,
+    shard: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> PairStore:
     """Draw n samples of a field and keep them beside their noise.
+
+    Several processes may call it at once with one folder, each with its share of the chunks; a row is the same
+    whoever makes it. What was made before an interruption is not made again.
 
     Args:
         field: The teacher, which must know its data's shape; of a run the store keeps class names and codec too.
@@ -90,14 +96,20 @@ def generate(
         recipe: Steps, solver, guidance, seed.
         cond: Conditions with n rows; labels are balanced when they are not given.
         class_names: Names to keep beside labels; the run's, or numbers, unless given.
-        progress: Called (done, n) after each chunk.
+        keep: Whether a sample is good enough, from samples and their conditions; rejected rows are drawn anew from
+            other seeds, so the noise of what is kept is no longer quite normal.
+        shard: (k, of): this call makes chunks k, k + of, ...
+        progress: Called (rows of this shard done, rows of this shard) after each chunk.
 
     Returns:
-        The complete store; opened at once if it was there already.
+        The store, complete when all shards are; opened at once if it was there already.
 
     Raises:
-        OptionError: For n < 1, a field without a shape, or conditions that cannot be made up.
+        OptionError: For n < 1, a shard outside its number, a field without a shape, or conditions that cannot be made
+            up.
         RunError: If the folder holds a store of another recipe, teacher or conditions, or anything else.
+        DataError: If the filter keeps nothing in 20 attempts at a row.
+        NonFiniteError: If the teacher gives a NaN.
     """
     recipe, teacher, field = recipe or Recipe(), field, field_of(field)
     if n < 1:
@@ -108,15 +120,20 @@ def generate(
         raise OptionError("Bytes need a range of values, which this field has not. Keep its samples as float32.")
     if recipe.noise == "seed" and not field.path.flat:
         raise OptionError(f"Seeds bring back normal noise, not points of {field.path.space}. Use noise='stored'.")
+    if field.times is not None and recipe.grid is None and recipe.steps != len(field.times) - 1:
+        own = len(field.times) - 1
+        raise OptionError(
+            f"This field was made for its own {own} steps, got steps={recipe.steps}. Distil the flow that it came "
+            f"from, or to draw this field's own pairs take Recipe(steps={own}, solver='euler')."
+        )
     given = conditions(field, n, dict(balanced(field, n, cond)))
     classes = classes_of(field)
     seeds = row_seeds(recipe.seed, n)
     about = {
-        "format": FORMAT if recipe.noise == "seed" or recipe.store == "uint8" else 1,
         "n": n,
-        "done": 0,
         "recipe": asdict(recipe),
         "teacher": fingerprint(field, given),
+        "filter": named(keep),
         "shape": list(field.shape),
         "value_range": field.value_range,
         "conditions": sorted(given),
@@ -126,10 +143,15 @@ def generate(
 
     def make(start: int, stop: int) -> dict[str, Tensor]:
         part = {name: v[start:stop] for name, v in given.items()}
-        x0, x1 = _drawn(field, seeds[start:stop], recipe, part)
+        found, used = filtered(pairs, lambda made: made["x1"], keep, seeds[start:stop], part)
+        return found if keep is None else {**found, "seed": used}
+
+    def pairs(some: Tensor, part: Cond) -> dict[str, Tensor]:
+        x0, x1 = _drawn(field, some, recipe, part)
         return {"x1": x1} if recipe.noise == "seed" else {"x0": x0, "x1": x1}
 
-    return fill(Path(folder), about, columns, recipe.chunk, make, progress).inherits(teacher)
+    store = fill(Path(folder), about, columns, recipe.chunk, make, progress, shard)
+    return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
 
 
 def given_pairs(x0: Tensor, x1: Tensor, value_range: tuple[float, float] | None = None, **cond: Tensor) -> Data:

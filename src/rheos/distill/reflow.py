@@ -19,7 +19,7 @@ from rheos.core.premetrics import premetric
 from rheos.core.times import times
 from rheos.data.dataset import Data
 from rheos.distill.inherited import field_of, inheriting
-from rheos.distill.kit import known, start_of
+from rheos.distill.kit import guidance_of, known, made_by, same_teacher, start_of
 from rheos.distill.store import PairStore
 from rheos.train import Options, Run, fit
 
@@ -56,14 +56,19 @@ def reflow(
         progress: Whether a bar is drawn; None: on terminals.
 
     Returns:
-        The run of the straightened field.
+        The run of the straightened field, which warns of guidance that comes on top of its pairs' own.
 
     Raises:
-        DataError: For noise that is not N(0, 1).
+        DataError: For noise that is not N(0, 1), a NaN, or pairs that are said to be this field's and are not.
         ShapeError: For samples of another shape than the field's.
         RheosError: As `train.fit`.
     """
     data, source = known(pairs, field_of(field))
+    if isinstance(pairs, PairStore) and made_by(pairs, field_of(field)):
+        same_teacher(field_of(field), pairs)
+    start, guidance = start_of(field_of(field)), guidance_of(pairs)
+    if guidance != 1.0 and not dropout:  # with dropout the new field is meant to be guided, by less
+        start.baked = guidance
     objective = FlowMatching(
         coupling=coupling or GivenPairs(),
         source=source,
@@ -72,6 +77,6 @@ def reflow(
         dropout=dropout,
     )
     return fit(
-        start_of(field_of(field)), objective, inheriting(data, field), steps=steps, out=out, options=options,
+        start, objective, inheriting(data, field), steps=steps, out=out, options=options,
         resume=out is not None, progress=progress,
     )  # fmt: skip

@@ -26,12 +26,12 @@ from rheos.core.objectives import FlowMatching
 from rheos.core.paths import AffinePath
 from rheos.core.premetrics import MSE, RMSE, PseudoHuber, Timed, Total
 from rheos.core.schedules import Linear
-from rheos.core.sources import FromCondition
 from rheos.core.time_laws import UShape
 from rheos.data.dataset import Data
+from rheos.distill.chunks import shares, whole
 from rheos.distill.inherited import field_of, inheriting, names_of
 from rheos.distill.inverted import MixedPairs, invert_pairs
-from rheos.distill.kit import workplace
+from rheos.distill.kit import Known, check_original, guidance_of, known, whose, workplace
 from rheos.distill.pairs import Recipe, generate
 from rheos.distill.retimed import on_line, retimed
 from rheos.distill.store import PairStore
@@ -195,7 +195,9 @@ def rfpp(
         teacher: A trained flow or diffusion model on an affine path.
         data: Real samples, for `real_fraction`; the run's own unless given.
         out: A folder; None: a temporary one, of which only the run in memory remains.
-        pairs: How many to draw; or a store, its folder, or a data set that delivers "x0" (`given_pairs`).
+        pairs: How many to draw, plain and with balanced labels; or a store, its folder, or a data set that delivers
+            "x0" (`given_pairs`). Pairs with guidance or of captions are made by `generate(teacher, folder, n, cond=...,
+            recipe=Recipe(guidance=...))`; the student then holds the guidance.
         steps: Optimiser steps on the teacher's pairs.
         evaluations: Network calls of the teacher a pair, odd (EDM's Heun); with real data also of the inversion.
         real_fraction: Share of real pairs in the batches of a fine-tuning with a tenth of the learning rate, in [0, 1].
@@ -209,12 +211,17 @@ def rfpp(
 
     Raises:
         OptionError: For a teacher without an affine path, an even budget, a fraction outside [0, 1] or without data,
-            or several rounds with given pairs.
+            or several rounds with given pairs, or a teacher that was itself made for few steps.
+        DataError: For pairs of another teacher.
         RheosError: As `generate`, `invert_pairs` and `train.fit`.
     """
     how, options = how or Rectification(), options or usual_options()
     field = teacher.field if isinstance(teacher, Run) else teacher
+    check_original(field_of(teacher))
     start = _student(field, student)
+    pairs = PairStore(pairs) if isinstance(pairs, str | Path) else pairs
+    baked = guidance_of(pairs) if isinstance(pairs, PairStore) else 1.0
+    start.baked = field.baked if baked == 1.0 else baked
     heun_steps(evaluations)
     if not 0 <= real_fraction <= 1:
         raise OptionError(f"real_fraction must lie in [0, 1], got {real_fraction}.")
@@ -226,15 +233,16 @@ def rfpp(
         work = _Work(folder, out is not None, how, options, evaluations, names, teacher, progress)
         field, run = on_line(field), None
         for k in range(1, how.rounds + 1):
-            known = work.drawn(field, pairs, k) if isinstance(pairs, int) else _known(pairs, teacher)
-            objective = how.objective(known[1], known[0].shape, known[0].delivers)
-            run = work.fit(start, objective, known[0], steps, "flow" if k == 1 else f"flow-{k}")
+            have = work.drawn(field, pairs, k) if isinstance(pairs, int) else _known(pairs, teacher)
+            objective = how.objective(have[1], have[0].shape, have[0].delivers)
+            run = work.fit(start, objective, have[0], steps, "flow" if k == 1 else f"flow-{k}")
             field, start = run.field, retimed(run.field)
+            start.baked = field.baked
         assert run is not None
         if real is None:
             return run
-        objective = work.mixed(on_line(field_of(teacher)), real, real_fraction, known)
-        return work.fit(start, objective, known[0], how.finetune or max(steps // 10, 1), "tuned", slower=10.0)
+        objective = work.mixed(on_line(field_of(teacher)), real, real_fraction, have)
+        return work.fit(start, objective, have[0], how.finetune or max(steps // 10, 1), "tuned", slower=10.0)
 
 
 def usual_options() -> Options:
@@ -262,17 +270,21 @@ class _Work:
             steps=heun_steps(self.evaluations), solver="heun-edm", noise="seed", seed=self.options.seed + SEEN * k
         )
         name = "pairs" if k == 1 else f"pairs-{k}"
+        shard = shares() if self.kept else (0, 1)
         with progress_bar(name, n, self.progress) as advance:
             store = generate(
-                field, self.folder / name, n, recipe=recipe, class_names=self.class_names, progress=advance
-            ).inherits(self.teacher)
+                field, self.folder / name, n, recipe=recipe, class_names=self.class_names, shard=shard, progress=advance
+            )
+        store = whole(store.inherits(self.teacher) if shard[0] == 0 else store.inheriting(self.teacher))
         return store.data(), store.source
 
     def mixed(self, field: Field, real: Data, fraction: float, known: tuple[Data, Source]) -> FlowMatching:
         """The objective on batches with real pairs in them."""
         recipe = Recipe(steps=heun_steps(self.evaluations), solver="heun")
+        shard = shares() if self.kept else (0, 1)
         with progress_bar("real pairs", len(real), self.progress) as advance:
-            store = invert_pairs(field, real, self.folder / "real", recipe=recipe, progress=advance)
+            store = invert_pairs(field, real, self.folder / "real", recipe=recipe, shard=shard, progress=advance)
+        whole(store)
         coupling = MixedPairs(str(store.folder), fraction)
         return self.how.objective(known[1], known[0].shape, known[0].delivers, coupling)
 
@@ -305,11 +317,12 @@ def _real(teacher: Run | Field, data: Data | None) -> Data:
     raise OptionError("real_fraction needs real data, and a field does not know any. Give them: data=....")
 
 
-def _known(pairs: PairStore | Data | str | Path, teacher: Run | Field) -> tuple[Data, Source]:
-    """Given pairs, and what reads their noise."""
+def _known(pairs: PairStore | Data, teacher: Run | Field) -> Known:
+    """Given pairs, and what reads their noise, after a look at whose they are."""
     if isinstance(pairs, Data):
-        if "x0" not in (pairs.conditions or ()):
-            raise OptionError("These data deliver no x0. Make pairs of them: rheos.distill.given_pairs(x0, x1).")
-        return inheriting(pairs, teacher), FromCondition("x0", noise=True)
-    store = (pairs if isinstance(pairs, PairStore) else PairStore(pairs)).inheriting(teacher)
-    return store.data(), store.source
+        data, source = known(pairs)
+        return inheriting(data, teacher), source
+    data, source = known(pairs.inheriting(teacher))
+    field = field_of(teacher)
+    whose(pairs, field, on_line(field), field.on("linear"))
+    return data, source

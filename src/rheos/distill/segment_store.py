@@ -3,9 +3,6 @@
 `.npy` files beside `segments.json`: `x` (K + 1, n, ...), `seed`, one file a condition, and `done`, a byte a chunk.
 """
 
-import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -15,14 +12,13 @@ import torch
 from torch import Tensor
 
 from rheos.core.errors import DataError, NonFiniteError, RunError
-from rheos.core.files import write_whole
 from rheos.data.dataset import About, Data
+from rheos.distill.chunks import Maps, first_bad, marks, new_store, read_index, readable, rows_of, same
 from rheos.distill.inherited import Inheriting
 
 __all__ = ["SegmentStore", "opened", "write"]
 
 FORMAT = 1
-Maps = dict[str, np.memmap[Any, Any]]
 
 
 @final
@@ -44,18 +40,22 @@ class SegmentStore(Inheriting):
             raise RunError(
                 f"{self.folder} holds no segments (no segments.json). Make them with rheos.distill.generate_segments."
             )
+        self.about: dict[str, Any] = read_index(index)
         try:
-            self.about: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
             if self.about["format"] > FORMAT:
                 raise DataError(f"{index} has format {self.about['format']}; this rheos reads up to {FORMAT}.")
-            names = ["x", "seed", "done", *(f"cond_{n}" for n in self.about["conditions"])]
-            self._maps = {n: np.load(self.folder / f"{n}.npy", mmap_mode="c", allow_pickle=False) for n in names}
-            wanted = {"x": (self.segments + 1, int(self.about["n"])), "seed": (int(self.about["n"]),)}
-        except (ValueError, KeyError, OSError, TypeError) as error:
-            raise DataError(f"The segment store {self.folder} cannot be read: {error}. Generate it again.") from error
-        for name, shape in wanted.items():
-            if self._maps[name].shape[: len(shape)] != shape:
-                raise DataError(f"{self.folder / name}.npy has shape {self._maps[name].shape}, not {shape} first.")
+            n, chunk = int(self.about["n"]), int(self.about["recipe"]["chunk"])
+            shapes = {"x": (self.segments + 1, n, *self.about["shape"]), "seed": (n,), "done": (-(-n // chunk),)}
+            shapes |= {f"cond_{name}": (n,) for name in self.about["conditions"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{index} is damaged: {error}. Delete the folder and generate again.") from error
+        self._maps = readable(self.folder, shapes, "c")
+
+    def again(self) -> "SegmentStore":
+        """The same store, as it is now."""
+        found = SegmentStore(self.folder)
+        found._inheritance = self._inheritance
+        return found
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -77,8 +77,7 @@ class SegmentStore(Inheriting):
         return len(self._rows())
 
     def _rows(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        chunk, n = int(self.about["recipe"]["chunk"]), int(self.about["n"])
-        return np.flatnonzero(np.repeat(self._maps["done"] != 0, chunk)[:n])
+        return rows_of(self._maps["done"], int(self.about["n"]), int(self.about["recipe"]["chunk"]))
 
     def _kept(self, name: str, axis: int = 0) -> Tensor:
         """A file's complete rows: the file itself where all are there."""
@@ -134,46 +133,17 @@ def opened(folder: Path, about: Mapping[str, Any], columns: Mapping[str, Tensor]
 
     Raises:
         RunError: If the folder holds a store of another recipe, teacher or conditions, or anything else.
-        DataError: If its index is damaged.
+        DataError: If a file is damaged.
     """
-    index = folder / "segments.json"
+    index, n, chunk = folder / "segments.json", about["n"], about["recipe"]["chunk"]
+    length = len(about["times"])
     if not index.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(f"{folder} is not empty and holds no segments. Choose another folder.")
-        _make(folder, about, columns)
-    try:
-        old = json.loads(index.read_text(encoding="utf-8"))
-        new = json.loads(json.dumps(about))
-        other = [k for k, v in new.items() if k != "format" and old.get(k) != v]
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{index} is damaged: {error}. Delete the folder and generate again.") from error
-    if other:
-        raise RunError(
-            f"{folder} holds segments of another recipe (other {', '.join(other)}). "
-            "Choose another folder, or delete this one."
-        )
-    return {n: np.load(folder / f"{n}.npy", mmap_mode="r+", allow_pickle=False) for n in ("x", "done", *columns)}
-
-
-def _make(folder: Path, about: Mapping[str, Any], columns: Mapping[str, Tensor]) -> None:
-    """An empty store, whole or not at all."""
-    n, chunk = about["n"], about["recipe"]["chunk"]
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.{id(about)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        arrays = {name: value.cpu().numpy() for name, value in columns.items()}
-        arrays["done"] = np.zeros(-(-n // chunk), np.uint8)
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        shape = (len(about["times"]), n, *about["shape"])
-        np.lib.format.open_memmap(temporary / "x.npy", "w+", np.float32, shape).flush()
-        write_whole(temporary / "segments.json", json.dumps(about, indent=1) + "\n")
-        temporary.rename(folder)
-    except OSError:
-        if not (folder / "segments.json").exists():  # nobody else was faster: a real failure
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        arrays: dict[str, Any] = {name: value.cpu().numpy() for name, value in columns.items()}
+        arrays |= {"done": marks(n, chunk), "x": (np.float32, (length, n, *about["shape"]))}
+        new_store(folder, index.name, about, arrays, "segments")
+    same(folder, read_index(index), about, "segments")
+    shapes = {"x": (length, n, *about["shape"]), "done": (-(-n // chunk),), **dict.fromkeys(columns, (n,))}
+    return readable(folder, shapes, "r+")
 
 
 def write(maps: Maps, rows: slice, x: Tensor, seeds: Tensor, chunk: int) -> None:
@@ -190,9 +160,9 @@ def write(maps: Maps, rows: slice, x: Tensor, seeds: Tensor, chunk: int) -> None
         NonFiniteError: For a NaN or an infinity; nothing is written.
     """
     x = x.detach().float().cpu()
-    good = x.isfinite().flatten(2).all(2).all(0)
-    if not bool(good.all()):
-        row = rows.start + int((~good).nonzero()[0])
+    bad = first_bad(x.transpose(0, 1))
+    if bad is not None:
+        row = rows.start + bad
         raise NonFiniteError(f"The teacher's states hold a NaN or an infinity in row {row}.", row=row)
     maps["x"][:, rows], maps["seed"][rows] = x.numpy(), seeds.cpu().numpy()
     for name in ("x", "seed"):

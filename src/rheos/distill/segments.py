@@ -6,7 +6,7 @@ function of its seed, so several processes may fill one store, in any order, and
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from rheos.core.base import Cond
-from rheos.core.draws import Draws, row_seeds
-from rheos.core.errors import DataError, OptionError
+from rheos.core.draws import row_seeds
+from rheos.core.errors import OptionError
 from rheos.core.field import Field
-from rheos.core.solver import Solver
 from rheos.distill.bellman_search import BellmanSearch
+from rheos.distill.chunks import Filter, filtered, named, share
 from rheos.distill.fine import check_fine, nodes, walk
 from rheos.distill.inherited import field_of, names_of
 from rheos.distill.pairs import balanced, classes_of, fingerprint
@@ -27,10 +27,6 @@ from rheos.sample.draw import conditions
 from rheos.train import Run
 
 __all__ = ["Filter", "SegmentRecipe", "SegmentStore", "generate_segments"]
-
-ATTEMPTS = 20
-Filter = Callable[[Tensor, Cond], Tensor]
-"""From final states and their conditions to (B,) bool: which trajectories are good enough to be kept."""
 
 
 @final
@@ -115,8 +111,7 @@ def generate_segments(
     recipe, teacher, field = recipe or SegmentRecipe(), field, field_of(field)
     if n < 1:
         raise OptionError(f"n must be at least 1, got {n}.")
-    if not 0 <= shard[0] < shard[1]:
-        raise OptionError(f"shard is (k, of) with 0 <= k < of, got {shard}.")
+    mine = share(n, recipe.chunk, shard)
     method = check_fine(field, recipe.solver, recipe.guidance)
     fine = recipe.times(field)
     at = list(range(len(fine))) if times is None else nodes(times, fine, "times of the fine grid")
@@ -128,7 +123,7 @@ def generate_segments(
         "times": [fine[k] for k in at],
         "recipe": asdict(recipe),
         "teacher": fingerprint(field, given),
-        "filter": None if keep is None else _named(keep),
+        "filter": named(keep),
         "shape": list(field.shape or ()),
         "value_range": field.value_range,
         "conditions": sorted(given),
@@ -136,64 +131,20 @@ def generate_segments(
     }
     columns = {"seed": row_seeds(recipe.seed, n), **{f"cond_{name}": v for name, v in given.items()}}
     maps = opened(Path(folder), about, columns)
-    work = _Work(field, (fine, at), method, recipe.guidance, keep)
-    n_chunks = -(-n // recipe.chunk)
-    mine = [slice(c * recipe.chunk, min((c + 1) * recipe.chunk, n)) for c in range(shard[0], n_chunks, shard[1])]
+
+    def walked(seeds: Tensor, part: Cond) -> dict[str, Tensor]:
+        with torch.no_grad():
+            states = walk(field, None, fine, at, solver=method, guidance=recipe.guidance, seeds=seeds, cond=part).x
+        return {"x": states.transpose(0, 1)}
+
     made, total = 0, sum(rows.stop - rows.start for rows in mine)
     for rows in mine:
         if not maps["done"][rows.start // recipe.chunk]:
-            x, used = work(columns["seed"][rows], {name: v[rows] for name, v in given.items()})
-            write(maps, rows, x, used, recipe.chunk)
+            part = {name: v[rows] for name, v in given.items()}
+            found, used = filtered(walked, lambda made: made["x"][:, -1], keep, columns["seed"][rows], part)
+            write(maps, rows, found["x"].transpose(0, 1), used, recipe.chunk)
         made += rows.stop - rows.start
         if progress is not None:
             progress(made, total)
     store = SegmentStore(folder)
     return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
-
-
-@final
-@dataclass(frozen=True)
-class _Work:
-    """What makes rows."""
-
-    field: Field
-    grid: tuple[Sequence[float], Sequence[int]]
-    solver: Solver
-    guidance: float
-    keep: Filter | None
-
-    def __call__(self, seeds: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-        """States (K + 1, B, ...) and the seeds that they came from, after the filter."""
-        x = self._walk(seeds, cond)
-        if self.keep is None:
-            return x, seeds
-        x, used = x.clone(), seeds.clone()
-        poor = ~self.keep(x[-1], cond)
-        for attempt in range(1, ATTEMPTS):
-            if not bool(poor.any()):
-                return x, used
-            again = Draws(seeds[poor.cpu()]).fold("again", attempt).seed
-            part = {name: v[poor.to(v.device)] for name, v in cond.items()}
-            x[:, poor], used[poor.cpu()] = self._walk(again, part), again
-            left = ~self.keep(x[-1, poor], part)
-            poor[poor.clone()] = left
-        if bool(poor.any()):
-            raise DataError(
-                f"The filter refused {int(poor.sum())} of {len(seeds)} rows {ATTEMPTS} times each. Ask for less."
-            )
-        return x, used
-
-    def _walk(self, seeds: Tensor, cond: Cond) -> Tensor:
-        fine, at = self.grid
-        with torch.no_grad():
-            return walk(
-                self.field, None, fine, at, solver=self.solver, guidance=self.guidance, seeds=seeds, cond=cond
-            ).x
-
-
-def _named(keep: Filter) -> str:
-    """What a filter is called in the index, so that a store is not continued with another one."""
-    if is_dataclass(keep):
-        return repr(keep)
-    own = keep if hasattr(keep, "__qualname__") else type(keep)
-    return f"{own.__module__}:{own.__qualname__}"

@@ -274,14 +274,14 @@ def slimflow(
         pairs = pairs.inheriting(teacher)
     with workplace(out) as folder:
         at = (lambda name: folder / name) if out is not None else (lambda name: None)
-        store = pairs or drawn(large, folder / "pairs", how.pairs, how.recipe, cond, teacher, progress)
+        store = pairs or drawn(large, folder / "pairs", how.pairs, how.recipe, cond, teacher, progress, out is not None)
         flow = reflow(
             small, store, steps=how.steps, out=at("flow"), coupling=how.annealed(), options=options, progress=progress
         ).field
         own = store
         if how.source == "flow":
             recipe = replace(how.recipe, seed=how.recipe.seed + 1, guidance=1.0, grid=None)
-            own = drawn(flow, folder / "own", how.pairs, recipe, cond, teacher, progress)
+            own = drawn(flow, folder / "own", how.pairs, recipe, cond, teacher, progress, out is not None)
         have = known(own, flow)
         terms = replace(distillation(have, how.schedule, loss), coupling=how.moved(GivenPairs()))
         objective = FlowGuided(terms, Teacher(flow), how.weight, how.span, how.first)
