@@ -45,6 +45,7 @@ def examples() -> dict[str, Any]:
         Together,
     )
     from rheos.distill.pairs import Recipe as PairRecipe
+    from rheos.distill.retimed import OffPole
     from rheos.metrics import LPIPS, FeatureMap
     from rheos.train import Autoencoding, ConcatCondition, CrossFlow, CrossNet, Options, SourceLosses, symmflow
 
@@ -130,6 +131,9 @@ def examples() -> dict[str, Any]:
         "MultiRes": nets.MultiRes(1, 8, stages=2, dim=8, width=8, depth=1, blocks=1, heads=2, classes=1),
         "NoisyPath": core.NoisyPath(0.3, "tube"),
         "OnPath": core.Field(nets.MLP(2, hidden=4), "vp", "noise", shape=(2,)).on("linear"),
+        "OffPole": OffPole(
+            core.Field(nets.MLP(2, hidden=4), "vp", "noise", shape=(2,)), core.AffinePath("linear"), 0.1
+        ),
         "One": core.One(),
         "Options": Options(batch=8, betas=(0.8, 0.9), trackers=("jsonl", "tensorboard")),
         "PairRecipe": PairRecipe(steps=3, grid="edm", noise="seed", store="uint8"),

@@ -278,7 +278,7 @@ def test_the_command_line_trains_an_autoencoder_a_flow_of_its_latents_and_draws_
     assert main(["sample", str(latent), "--n", "3", "--steps", "2", "--guidance", "2"]) == 0
     with Image.open(latent / "drawn" / "000001.png") as picture:
         assert picture.size == (8, 8)
-    assert main(["eval", str(latent), "--n", "10", "--steps", "1", "--json"]) == 0
+    assert main(["eval", str(latent), "--n", "20", "--steps", "1", "--json"]) == 0
     capsys.readouterr()
     assert main(["sample", str(latent), "--n", "2", "--steps", "1", "--format", "npz"]) == 0
     import numpy as np

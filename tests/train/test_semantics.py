@@ -235,8 +235,8 @@ def test_bad_codecs_are_refused_with_the_way_out() -> None:
         ScalarCode(1)
     with pytest.raises(OptionError, match=r"outside the classes 0 .. 2, got 2"):
         OneHotCode(3, "mask", ignore=2)
-    with pytest.raises(OptionError, match="size is of constant maps"):
-        OneHotCode(3, "mask", size=(2, 2))
+    with pytest.raises(OptionError, match="size is of maps and masks"):
+        OneHotCode(3, "vector", size=(2, 2))
     with pytest.raises(UnknownOptionError, match=r"form 'maks'.*'mask'"):
         OneHotCode(3, "maks")  # type: ignore[arg-type]
     with pytest.raises(UnknownOptionError, match="pool"):

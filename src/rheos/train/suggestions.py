@@ -23,8 +23,7 @@ def network_for(data: Data) -> Net:
         data: Pictures or vectors.
 
     Raises:
-        ConditionError: For letters or the features of tokens, maps and holes beside samples that are no pictures, or a
-            hole without what surrounds it.
+        ConditionError: For columns that no network is suggested for, such as letters and tokens, or a hole alone.
         ShapeError: For samples that are neither pictures nor vectors.
 
     Example:
