@@ -5,15 +5,28 @@ import json
 import pytest
 import torch
 
-from rheos.core import Draws, GaussianMixtureField
+from rheos import nets
+from rheos.core import Draws, Field, GaussianMixtureField
 from rheos.core.errors import DataError, OptionError, RunError
-from rheos.distill import PairStore, Recipe, generate
+from rheos.distill import PairStore, Recipe, generate, reflow
 from rheos.sample import draw
+from rheos.train import Options, load
 
 
 @pytest.fixture
 def field():
     return GaussianMixtureField(means=[[-2.0, 0.0], [2.0, 0.0]], stds=[0.5, 0.5])
+
+
+def test_a_reflowed_run_read_from_its_folder_still_warns_of_the_guidance_that_it_holds(tmp_path):
+    field = Field(nets.MLP(2, hidden=8, classes=2), shape=(2,))
+    pairs = generate(field, tmp_path / "pairs", 16, recipe=Recipe(steps=2, guidance=2.0))
+    options = Options(batch=8, sample_every=0)
+    reflow(field, pairs, steps=1, out=tmp_path / "run", options=options, progress=False)
+    again = load(tmp_path / "run").field
+    assert again.baked == 2.0
+    with pytest.warns(UserWarning, match="guidance 2 in its weights"):
+        draw(again, 2, steps=1, label=0, guidance=2.0)
 
 
 def test_pairs_hold_the_noise_of_their_seeds_and_where_it_flows(field, tmp_path):

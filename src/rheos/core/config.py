@@ -240,7 +240,8 @@ def _arguments(obj: object) -> dict[str, Any]:
         return {"shape": list(obj.shape), "dtype": str(obj.dtype), "digest": digest.hexdigest()}
     if type(obj) is Field:
         names = ("net", "path", "predicts", "shift", "gaussian", "shape", "value_range", "times")
-        return {name: getattr(obj, name) for name in names}
+        more = () if obj.baked == 1.0 else ("baked",)
+        return {name: getattr(obj, name) for name in (*names, *more)}
     if type(obj) is FlowMap:
         return {"net": obj.net, "path": obj.path}
     if is_dataclass(obj) and not isinstance(obj, type):

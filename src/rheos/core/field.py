@@ -37,6 +37,7 @@ class Field(nn.Module):
         value_range: Lowest and highest value of the data, where it has such; training fills it in.
         times: The only times between which it may step, by Euler, where it was straightened for such; training fills it
             in. None: any.
+        baked: Scale of the guidance that training put into the weights; 1 is none.
 
     Raises:
         UnknownOptionError: If `predicts` is unknown.
@@ -63,6 +64,7 @@ class Field(nn.Module):
         shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         times: tuple[float, ...] | None = None,
+        baked: float = 1.0,
     ) -> None:
         super().__init__()
         check_choice("predicts", predicts, KINDS)
@@ -80,6 +82,7 @@ class Field(nn.Module):
         self.shape = tuple(shape) if shape is not None else None
         self.value_range = value_range
         self.times = times if times is None else _check_own(times)
+        self.baked = baked
         self.conditions: frozenset[str] = frozenset(getattr(net, "conditions", ()))
         self._meet_net()
 
