@@ -215,6 +215,26 @@ def test_a_pipeline_has_pictures_and_its_steps_are_halved(pipeline, rheos):
     assert "Rows of samples-1.png: teacher, progressive." in told.err
 
 
+def test_the_lines_that_are_printed_for_a_pipelines_winner_sample_it(pipeline, rheos):
+    import torch
+    from diffusers import DiffusionPipeline
+
+    import rheos as library
+    from rheos import adapters, sample
+
+    (pipeline / "words.txt").write_text("a cat\na dog\n")
+    few = ("--evaluations", "1", "--n", "20", "--budget", "2s", "--methods", "reflow")
+    told = rheos("distill", pipeline, *few, "--prompts", pipeline / "words.txt")
+    assert told.code == 0, told.err
+    lines = [line.strip() for line in told.out.splitlines() if re.match(r" {4}(field|fast|x) ", line)]
+    field = adapters.from_diffusers(DiffusionPipeline.from_pretrained("it"))
+    words = {n: v[:1].expand(4, *v.shape[1:]) for n, v in field.encode_prompt(["a cat"]).items()}
+    known = {"rheos": library, "DiffusionPipeline": DiffusionPipeline, "sample": sample, "conditions": words}
+    exec("\n".join(lines), known)
+    assert known["x"].shape == (4, 3, 8, 8)
+    assert isinstance(known["x"], torch.Tensor)
+
+
 def test_a_file_without_prompts_is_refused(pipeline, rheos):
     (pipeline / "words.txt").write_text("\n \n")
     told = rheos("distill", pipeline, "--prompts", pipeline / "words.txt")

@@ -3,7 +3,7 @@
 from rheos.adapters.azula import AzulaDenoiser, as_azula, from_azula
 from rheos.adapters.calls import CALLS, Call, DiTCall, FluxCall, SD3Call, UNetCall, UNetConditionCall, WanCall
 from rheos.adapters.kdiffusion import KDenoiser, as_kdiffusion, from_kdiffusion, kdiffusion_sampler
-from rheos.adapters.latent import LatentField, from_diffusers
+from rheos.adapters.latent import LatentField, from_diffusers, parts
 from rheos.adapters.recipes import Recipe, from_scheduler
 from rheos.adapters.scheduler import as_diffusers
 from rheos.adapters.semantics import Semantics, semantics
@@ -32,5 +32,6 @@ __all__ = [
     "from_kdiffusion",
     "from_scheduler",
     "kdiffusion_sampler",
+    "parts",
     "semantics",
 ]

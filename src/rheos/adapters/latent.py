@@ -18,7 +18,7 @@ from rheos.core.base import Cond
 from rheos.core.errors import ConditionError, OptionError
 from rheos.core.paths import AffinePath
 
-__all__ = ["LatentField", "Network", "from_diffusers"]
+__all__ = ["LatentField", "Network", "from_diffusers", "parts"]
 
 
 @final
@@ -250,3 +250,16 @@ def _network(pipeline: Any) -> nn.Module:
         if isinstance(model, nn.Module):
             return model
     raise OptionError(f"{type(pipeline).__name__} has neither a transformer nor a U-Net: is it of diffusers?")
+
+
+def parts(field: "LatentField") -> dict[str, object]:
+    """Copies of a pipeline's field and network by name: what `rheos.load(student, custom=...)` needs.
+
+    The file of a student names these classes, whose networks only the pipeline has; its weights go into the copies.
+
+    Args:
+        field: Of the same pipeline.
+    """
+    whole = copy.deepcopy(field)
+    named = (whole, copy.deepcopy(field.net))
+    return {f"{type(part).__module__}:{type(part).__qualname__}": part for part in named}

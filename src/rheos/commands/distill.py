@@ -87,9 +87,22 @@ def main(argv: Sequence[str]) -> int:
         _print(found, k)
         best = found.best(k)
         if best is not None:
-            print(f"\n    rheos sample {out / f'winner-{k}'} --steps {k} --solver {best.solver}\n")
+            print("\n" + _use(teacher, options.run, out / f"winner-{k}", k, best.solver) + "\n")
     kit.say(f"{found.pairs} samples of the teacher took {found.seconds:.0f} s. Files are in {out}.")
     return 0
+
+
+def _use(teacher: "Run | Field", run: Path, winner: Path, steps: int, solver: str) -> str:
+    """How the winner is sampled; its network is the pipeline's own class, which no file makes."""
+    from rheos.train import Run
+
+    if isinstance(teacher, Run):
+        return f"    rheos sample {winner} --steps {steps} --solver {solver}"
+    return (
+        f"    field = rheos.adapters.from_diffusers(DiffusionPipeline.from_pretrained({str(run)!r}))\n"
+        f"    fast  = rheos.load({str(winner)!r}, custom=rheos.adapters.parts(field))\n"
+        f"    x     = field.decode(sample.draw(fast.field, 4, steps={steps}, solver={solver!r}, **conditions))"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:
