@@ -43,6 +43,7 @@ def test_minilm_has_names_for_sentences_and_tokens():
     assert embedder("minilm:7").name == "minilm:7"
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     ("name", "error", "text"),
     [

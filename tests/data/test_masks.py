@@ -186,6 +186,7 @@ def test_parts_know_the_classes_of_the_whole_set(home: Path) -> None:
         load(whole, palette=5)
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(
     "value", [0, True, [], "#000000", ["#00"], [0, 0], [0, "#000000"], [-1], list(range(256)), 1.5]
 )

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rheos.core.base import Cond
@@ -185,7 +186,7 @@ def marks(n: int, chunk: int, done: int = 0) -> np.ndarray[Any, np.dtype[np.uint
     return found
 
 
-def rows_of(done: np.ndarray[Any, Any], n: int, chunk: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def rows_of(done: NDArray[Any], n: int, chunk: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """The rows of the chunks that are there."""
     return np.flatnonzero(np.repeat(done != 0, chunk)[:n])
 
