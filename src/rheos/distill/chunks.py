@@ -179,14 +179,14 @@ def new_store(folder: Path, index: str, about: Mapping[str, Any], arrays: Mappin
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def marks(n: int, chunk: int, done: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def marks(n: int, chunk: int, done: int = 0) -> NDArray[np.uint8]:
     """A byte a chunk, of which those that lie in the first rows are there."""
     found = np.zeros(-(-n // chunk), np.uint8)
     found[: len(found) if done >= n else done // chunk] = 1
     return found
 
 
-def rows_of(done: NDArray[Any], n: int, chunk: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def rows_of(done: NDArray[Any], n: int, chunk: int) -> NDArray[np.int64]:
     """The rows of the chunks that are there."""
     return np.flatnonzero(np.repeat(done != 0, chunk)[:n])
 
