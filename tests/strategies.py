@@ -76,6 +76,17 @@ def gaussian(path: str = "linear", mean: float = 1.5, std: float = 0.3, dim: int
     return GaussianMixtureField(means=[[mean] * dim], stds=[std], path=path)
 
 
+class Wall(torch.nn.Module):
+    """A network whose values are infinite after t = 0.6."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x, t):
+        return self.w * torch.where(t[:, None] > 0.6, torch.inf, x)
+
+
 class GaussianMap(torch.nn.Module):
     """The exact average velocity of the flow from N(0, I) to N(m, c^2) on the linear path, and `off` times x beside it.
 

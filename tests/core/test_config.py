@@ -192,7 +192,6 @@ OPEN = {"Dataset", "Halving", "LatentCode", "Perceptual", "Tilted", "TransportLo
 """Kinds that hold tensors or functions: a part of them is custom."""
 
 
-@pytest.mark.untyped
 def test_every_kind_survives_the_trip_through_json():
     made = examples()
     assert made.keys() | OPEN == config.KINDS.keys()

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from torch import nn
 
 from rheos.core import Draws, Field, GaussianMixtureField
 from rheos.core.errors import DataError, NonFiniteError, OptionError, RunError, TimeError
 from rheos.distill import SegmentRecipe, SegmentStore, generate_segments
 from rheos.sample import draw_solution
+from strategies import Wall
 
 TIMES = (0.0, 0.25, 0.75, 1.0)
 RECIPE = SegmentRecipe(steps=8, chunk=5)
@@ -197,16 +197,7 @@ def test_bad_requests_are_refused_before_anything_is_written(flow, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-class _Wall(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(1))
-
-    def forward(self, x, t):
-        return self.w * torch.where(t[:, None] > 0.6, torch.inf, x)
-
-
 def test_a_teacher_that_gives_no_numbers_leaves_no_rows(tmp_path):
     with pytest.raises(NonFiniteError, match="NaN or an infinity"):
-        generate_segments(Field(_Wall(), shape=(2,)), tmp_path / "s", 4, recipe=RECIPE)
+        generate_segments(Field(Wall(), shape=(2,)), tmp_path / "s", 4, recipe=RECIPE)
     assert len(SegmentStore(tmp_path / "s")) == 0

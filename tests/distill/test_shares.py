@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from rheos.core import Field, GaussianMixtureField
 from rheos.core.errors import DataError, NonFiniteError, OptionError, RunError
@@ -34,6 +33,7 @@ from rheos.distill.mdt_dist import transport
 from rheos.nets import MLP
 from rheos.sample import draw
 from rheos.train import Options
+from strategies import Wall
 
 RECIPE = Recipe(steps=4, chunk=5)
 QUICK = Options(batch=16, sample_every=0, save_every=0, log_every=10)
@@ -199,18 +199,9 @@ def test_more_rows_than_there_are_and_numbers_that_are_none_are_named(flow, tmp_
         rfpp(learned(), pairs=store, steps=1)
 
 
-class _Wall(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.ones(1))
-
-    def forward(self, x, t):
-        return self.w * torch.where(t[:, None] > 0.6, torch.inf, x)
-
-
 def test_a_teacher_that_gives_no_numbers_leaves_no_rows(tmp_path):
     with pytest.raises(NonFiniteError, match="NaN or an infinity"):
-        generate(Field(_Wall(), shape=(2,)), tmp_path / "p", 4, recipe=RECIPE)
+        generate(Field(Wall(), shape=(2,)), tmp_path / "p", 4, recipe=RECIPE)
     assert len(PairStore(tmp_path / "p")) == 0
 
 

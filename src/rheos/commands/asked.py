@@ -126,11 +126,10 @@ def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given
 
 def _held_out(run: "Run", names: list[str]) -> "Data":
     from rheos.core.errors import DataError
-    from rheos.data import load
 
     try:
         rest = run.held_out(coded=False)
-        return load(**{k: v for k, v in run.origin.items() if k != "codec"}) if rest is None else rest
+        return run.real() if rest is None else rest
     except DataError as error:
         raise kit.misuse(
             f"Samples of this flow depend on {', '.join(names)}, and its data cannot be read again ({error}) "

@@ -169,20 +169,16 @@ def _conditions(run: "Run") -> "Cond | None":
     """
     import torch
 
-    from rheos.core.base import Source
-    from rheos.data import load
-    from rheos.train.beginnings import Begins
-    from rheos.train.drawing import law_of
+    from rheos.train.beginnings import from_noise
 
-    law = law_of(run)
-    if isinstance(law, Begins) or (isinstance(law, Source) and not law.noise):
+    if not from_noise(run.law):
         raise kit.misuse(
             "Few-step methods learn from pairs of noise and sample, and this flow does not begin at noise. The solver "
             f"that needs the fewest calls is found by:  rheos tune {run.path}"
         )
     if not run.field.conditions - {"label"}:
         return None
-    columns = load(**{k: v for k, v in run.origin.items() if k != "codec"}).columns
+    columns = run.real().columns
     return {name: v for name in sorted(run.field.conditions) if isinstance(v := columns[name], torch.Tensor)}
 
 

@@ -17,21 +17,17 @@ class Yardstick:
     def __init__(self, run: "Run") -> None:
         import torch
 
-        from rheos.data import load
         from rheos.metrics import features
         from rheos.metrics.features import NAMES
 
-        about = run.config["data"]
-        real = about.get("real")  # of a student, what its teacher learned from
-        spec = {k: v for k, v in (real or about["spec"]).items() if k != "codec"}
-        own = real is None and run.codec is None
-        self.train = run.data() if own else load(**spec)  # latents are judged by their pictures
+        source = run.origin["source"]
+        self.train = run.real()  # latents are judged by their pictures
         rest = run.held_out(coded=False)
         self.fair = rest is not None
         self.data = rest if rest is not None else self.train
         self.real = self.data.batch(torch.arange(len(self.data))).x
-        known = spec["source"] in NAMES and len(self.train.shape) == 3
-        net = features(spec["source"]) if known else None
+        known = source in NAMES and len(self.train.shape) == 3
+        net = features(source) if known else None
         low, high = net.info.sizes if net is not None and net.info is not None else (1, 0)
         self.net: FeatureExtractor | None = net if low <= self.train.shape[-1] <= high else None
         self.name = self.net.name if self.net is not None else None

@@ -1,8 +1,9 @@
-"""Files that are either there whole or not at all."""
+"""Files that are either there whole or not at all, and files that one process holds."""
 
 from pathlib import Path
+from typing import IO
 
-__all__ = ["write_whole"]
+__all__ = ["taken", "write_whole"]
 
 
 def write_whole(path: str | Path, content: bytes | str) -> Path:
@@ -31,3 +32,21 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def taken(file: IO[str]) -> bool:
+    """Hold an open file for this process until it is closed, and say whether that worked.
+
+    Always true where the system or the file system knows no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -191,6 +191,7 @@ def rows_of(done: NDArray[Any], n: int, chunk: int) -> NDArray[np.int64]:
     return np.flatnonzero(np.repeat(done != 0, chunk)[:n])
 
 
+@runtime_checkable
 class Shared(Protocol):
     """A store that several processes fill."""
 

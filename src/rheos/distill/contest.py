@@ -24,9 +24,9 @@ from rheos.core.field import Field
 from rheos.core.files import write_whole
 from rheos.data.dataset import Data
 from rheos.distill.contenders import METHODS, Contender, Stage
-from rheos.distill.measuring import Entry, Judge, Measure, given_rows, repeated
+from rheos.distill.measuring import Entry, Judge, Measure, repeated
 from rheos.distill.notes import Note, agree, alone
-from rheos.distill.pairs import Recipe, fingerprint, generate
+from rheos.distill.pairs import Recipe, balanced, fingerprint, generate
 from rheos.distill.store import PairStore
 from rheos.distill.timing import affordable, planned
 from rheos.train import Options, Run
@@ -196,7 +196,7 @@ def _held(
         store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=repeated(cond, rows))
     stage = Stage(teacher, store, data or own_samples(store), how.guidance, cond, Options(
         sample_every=0, save_every=0, seed=how.seed, lr=5e-4), progress)  # fmt: skip
-    measure = Measure(judge, how.samples, how.seed, given_rows(field, cond, how.samples))
+    measure = Measure(judge, how.samples, how.seed, balanced(field, how.samples, repeated(cond, how.samples)))
     entries, runs, pictures = list[Entry](), dict[tuple[str, int], Run](), dict[tuple[str, int], Tensor]()
     for k in how.evaluations:
         entry, pictures["teacher", k] = measure.line("teacher", k, field, "euler", how.guidance)

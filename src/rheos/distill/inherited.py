@@ -180,9 +180,10 @@ class Inheriting:
         """Decodes the rows; None where they are no latents, or nothing is known of what decodes them."""
         return self.inheritance.codec
 
-    def inherits(self, teacher: Run | Field) -> Self:
-        """The same store, with what the teacher hands over in its folder."""
-        Inheritance.of(teacher).write(self.folder)
+    def inherits(self, teacher: Run | Field, shard: tuple[int, int] = (0, 1)) -> Self:
+        """The same store, with what the teacher hands over in its folder; of several processes the first writes it."""
+        if shard[0] == 0:
+            Inheritance.of(teacher).write(self.folder)
         return self.inheriting(teacher)
 
     def inheriting(self, teacher: Run | Field) -> Self:

@@ -207,7 +207,7 @@ class _Work:
                 flow, self.folder / f"segments-{k}", how.pairs, times, recipe=recipe, cond=self.cond,
                 class_names=names_of(self.teacher), shard=shard, progress=advance,
             )  # fmt: skip
-        return whole(store.inherits(self.teacher) if shard[0] == 0 else store.inheriting(self.teacher))
+        return whole(store.inherits(self.teacher, shard))
 
     def straightened(self, flow: Field, pairs: PairStore, k: int) -> Field:
         """Reflow k + 1."""

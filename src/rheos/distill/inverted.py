@@ -93,7 +93,7 @@ def invert_pairs(
         return {"x0": _noise(field, x1.to(field.device, field.dtype), recipe, part), "x1": x1}
 
     store = fill(Path(folder), about, columns, recipe.chunk, make, progress, shard)
-    return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
+    return store.inherits(teacher, shard)
 
 
 def _noise(field: Field, x1: Tensor, recipe: Recipe, cond: Cond) -> Tensor:

@@ -185,7 +185,7 @@ def drawn(
     with progress_bar(folder.name, n, progress) as advance:
         store = generate(field, folder, n, recipe=recipe, cond=cond, class_names=names, shard=shard, progress=advance)
     if of is not None:
-        store = store.inherits(of) if shard[0] == 0 else store.inheriting(of)
+        store = store.inherits(of, shard)
     return whole(store)
 
 

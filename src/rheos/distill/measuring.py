@@ -10,10 +10,10 @@ from torch import Tensor
 
 from rheos.core.base import Cond
 from rheos.core.field import Field
-from rheos.distill.pairs import Recipe, classes_of
+from rheos.distill.pairs import Recipe
 from rheos.sample import Solution, draw_solution
 
-__all__ = ["OVER", "Entry", "Judge", "Measure", "given_rows", "repeated"]
+__all__ = ["OVER", "Entry", "Judge", "Measure", "repeated"]
 
 OVER = 1.25
 """Shares of time above which a line is marked."""
@@ -133,11 +133,3 @@ def repeated(cond: Cond | None, n: int) -> Cond | None:
         return None
     index = torch.arange(n) % len(next(iter(cond.values())))
     return {name: v[index] for name, v in cond.items()}
-
-
-def given_rows(field: Field, cond: Cond | None, n: int) -> dict[str, Any]:
-    """What n rows are drawn with: the conditions, or balanced labels where a field takes such."""
-    if cond is not None:
-        return dict(repeated(cond, n) or {})
-    classes = classes_of(field)
-    return {"label": torch.arange(n) % classes} if "label" in field.conditions and classes else {}

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, final
+from typing import Any, final
 
 from rheos.core.errors import DataError, RunError
-from rheos.core.files import write_whole
+from rheos.core.files import taken, write_whole
 
 __all__ = ["Note", "agree", "alone"]
 
@@ -71,21 +71,9 @@ def alone(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a") as file:
-        _take(file, folder)
+        if not taken(file):
+            raise RunError(f"Another contest is at work in {folder}. Wait for it, or choose another out.")
         yield
-
-
-def _take(file: IO[str], folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return  # a system without such locks
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RunError(f"Another contest is at work in {folder}. Wait for it, or choose another out.") from None
-    except OSError:
-        pass  # a file system without locks
 
 
 def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) -> None:

@@ -151,7 +151,7 @@ def generate(
         return {"x1": x1} if recipe.noise == "seed" else {"x0": x0, "x1": x1}
 
     store = fill(Path(folder), about, columns, recipe.chunk, make, progress, shard)
-    return store.inherits(teacher) if shard[0] == 0 else store.inheriting(teacher)
+    return store.inherits(teacher, shard)
 
 
 def given_pairs(x0: Tensor, x1: Tensor, value_range: tuple[float, float] | None = None, **cond: Tensor) -> Data:

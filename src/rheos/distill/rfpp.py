@@ -275,7 +275,7 @@ class _Work:
             store = generate(
                 field, self.folder / name, n, recipe=recipe, class_names=self.class_names, shard=shard, progress=advance
             )
-        store = whole(store.inherits(self.teacher) if shard[0] == 0 else store.inheriting(self.teacher))
+        store = whole(store.inherits(self.teacher, shard))
         return store.data(), store.source
 
     def mixed(self, field: Field, real: Data, fraction: float, known: tuple[Data, Source]) -> FlowMatching:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rheos.core.base import Cond
 from rheos.core.field import Field
 from rheos.distill.contenders import Contender, Stage
-from rheos.distill.measuring import given_rows
-from rheos.distill.pairs import Recipe
+from rheos.distill.measuring import repeated
+from rheos.distill.pairs import Recipe, balanced
 from rheos.distill.store import PairStore
 from rheos.sample import draw_solution
 
@@ -38,7 +38,7 @@ def affordable(field: Field, recipe: Recipe, seconds: float, cond: Cond | None, 
     """How many samples the teacher draws in so many seconds; those of a store that is there already."""
     if (folder / "store.json").exists():
         return int(PairStore(folder).about["n"])
-    given = given_rows(field, cond, FEW)
+    given = balanced(field, FEW, repeated(cond, FEW))
     spent = []
     for _ in range(2):  # the first one warms up
         begun = time.perf_counter()
@@ -75,7 +75,7 @@ def _row(method: Contender, stage: Stage) -> float:
     """Seconds of a row that a method draws itself before it trains; 0 where it draws none."""
     if not method.draws:
         return 0.0
-    given = given_rows(stage.field, stage.cond, FEW)
+    given = balanced(stage.field, FEW, repeated(stage.cond, FEW))
     guidance = _scale(stage.guidance) if method.guided else None
     spent = []
     for _ in range(2):

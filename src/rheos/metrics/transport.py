@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rheos.core.assignment import assignment
 from rheos.core.errors import NonFiniteError, OptionError, ShapeError
 from rheos.metrics._sets import distances, pair
 
@@ -58,13 +59,10 @@ def wasserstein(
     wa, wb = _masses(weight_a, len(x), "weight_a"), _masses(weight_b, len(y), "weight_b")
     if x.shape[1] == 1:
         return _on_a_line(x, y, p, wa, wb)
-    cost = distances(x, y).pow_(p).numpy()
+    cost = distances(x, y).pow_(p)
     if wa is None and wb is None and len(x) == len(y):
-        from scipy.optimize import linear_sum_assignment
-
-        rows, columns = linear_sum_assignment(cost)
-        return math.pow(cost[rows, columns].mean(), 1.0 / p)
-    return math.pow(max(_program(cost, wa, wb), 0.0), 1.0 / p)
+        return math.pow(float(cost[assignment(cost), torch.arange(len(cost))].mean()), 1.0 / p)
+    return math.pow(max(_program(cost.numpy(), wa, wb), 0.0), 1.0 / p)
 
 
 def sliced_wasserstein(

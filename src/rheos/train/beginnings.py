@@ -14,7 +14,7 @@ from rheos.core.field import Field
 from rheos.core.paths import AffinePath
 from rheos.core.state import State, map_state
 
-__all__ = ["Begins", "check_temperature", "given", "looked_at"]
+__all__ = ["Begins", "check_temperature", "from_noise", "given", "looked_at"]
 
 
 @runtime_checkable
@@ -30,6 +30,12 @@ class Begins(Protocol):
 
     def shows(self, field: Field, x: State) -> Tensor:
         """What a state at t = 1 stands for, of the data's kind."""
+
+
+def from_noise(law: object) -> bool:
+    """Whether flows begin at noise that needs no column: not at what an objective encodes, nor at another source."""
+    source = law if isinstance(law, Source) else getattr(law, "source", None)
+    return not (isinstance(law, Begins) or (isinstance(source, Source) and not source.noise))
 
 
 def check_temperature(temperature: float) -> None:

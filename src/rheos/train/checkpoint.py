@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rheos.core.errors import CheckpointError, RunError
+from rheos.core.files import taken
 
 __all__ = [
     "FORMAT",
@@ -96,18 +97,8 @@ class Store:
         return (self.path / "config.json").exists()
 
     def _take(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return  # a system without such locks
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"Another process is writing {self.path}. Wait for it, or choose another directory."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+        if not taken(self._lock):
+            raise RunError(f"Another process is writing {self.path}. Wait for it, or choose another directory.")
 
     def _sweep(self) -> None:
         """Remove what a killed process left half-written, and a beginning from which nothing was learned."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
-from rheos.core import config as plain
 from rheos.core.base import Source
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import ConditionError, check_choice
@@ -22,7 +21,7 @@ from rheos.train.beginnings import Begins, given, looked_at
 if TYPE_CHECKING:
     from rheos.train.run import Run
 
-__all__ = ["CAPTIONED", "Drawn", "begins_at", "columns", "draw_run", "law_of", "needs", "told_of"]
+__all__ = ["CAPTIONED", "Drawn", "begins_at", "columns", "draw_run", "needs", "told_of"]
 
 CAPTION = "caption"
 CAPTIONED = (EMBEDDING, f"{EMBEDDING}_mask")
@@ -42,26 +41,9 @@ class Drawn:
     solution: Solution
 
 
-def law_of(run: "Run") -> object:
-    """What says where the flows of a run begin: its objective, or its source; None where they begin at noise.
-
-    Only this part of the description is read, because the rest (a feature net, say) is of no use for sampling.
-
-    Raises:
-        OptionError: If it has parts of your own, which no file can hold.
-    """
-    stored = run.config["calibrated"] or run.config["objective"]
-    if not isinstance(stored, Mapping):
-        return None
-    if isinstance(stored.get("source"), Mapping):
-        return plain.load(stored["source"], custom=run.custom, name="objective.source")
-    kind = plain.kind_of(stored)
-    return plain.load(dict(stored), custom=run.custom, name="objective") if hasattr(kind, "starts") else None
-
-
 def needs(run: "Run") -> frozenset[str]:
     """Columns that a sample of this run depends on: the network's conditions, and what says where it begins."""
-    law = law_of(run)
+    law = run.law
     return (run.field.conditions - frozenset(getattr(law, "provides", ()))) | frozenset(begins_at(law))
 
 
@@ -151,7 +133,7 @@ def draw_run(
     solution = draw_solution(
         run.field, n, steps=steps, solver=solver, guidance=guidance, seed=seed, batch=batch, **told
     )
-    return Drawn(run.decode(looked_at(law_of(run), run.field, solution.x)), solution)
+    return Drawn(run.decode(looked_at(run.law, run.field, solution.x)), solution)
 
 
 def told_of(
@@ -170,7 +152,7 @@ def told_of(
         seed: Of encoded or random starts: one integer for all, or one a row.
         temperature: Of these starts.
     """
-    field, law = run.field, law_of(run)
+    field, law = run.field, run.law
     if missing := [name for name in begins_at(law) if name not in cond and not (name in CAPTIONED and CAPTION in cond)]:
         raise ConditionError(
             f"Flows of this run begin at {', '.join(missing)}, so every sample needs it: "

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -67,6 +68,7 @@ class Run:
         self._tensors, self._lines, self._codec = tensors, lines or [], codec
         self.custom: Mapping[str, object] | None = None
         self._raw: Field | None = None
+        self._same = False  # whether its data were seen to be
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else repr(str(self.path))
@@ -154,6 +156,23 @@ class Run:
         stored = self.config["calibrated"] or self.config["objective"]
         return plain.load(stored, name="objective")  # type: ignore[no-any-return]
 
+    @cached_property
+    def law(self) -> object:
+        """What says where flows begin: the objective, or its source; None where they begin at noise.
+
+        Only this part of the description is read, because the rest (a feature net, say) is of no use for sampling.
+
+        Raises:
+            OptionError: If it has parts of your own, which no file can hold.
+        """
+        stored = self.config["calibrated"] or self.config["objective"]
+        if not isinstance(stored, Mapping):
+            return None
+        if isinstance(stored.get("source"), Mapping):
+            return plain.load(stored["source"], custom=self.custom, name="objective.source")
+        begins = hasattr(plain.kind_of(stored), "starts")
+        return plain.load(dict(stored), custom=self.custom, name="objective") if begins else None
+
     def metrics(self) -> list[dict[str, Any]]:
         """The figures on the way, a mapping every `log_every` steps: step, loss (mean since the line before), ..."""
         file = self.path / "metrics.jsonl" if self.path is not None else None
@@ -193,7 +212,22 @@ class Run:
                 f"{about['name']} has changed since this run: its fingerprint is {data.fingerprint}, "
                 f"it was {about['fingerprint']}."
             )
+        self._same = True
         return data
+
+    def real(self) -> "Data":
+        """The real data behind the flow, as pictures where it flows in latents; of a student, its teacher's.
+
+        Raises:
+            RunError: If they are no longer the same, as far as that is known.
+            DataError: If they were made in memory, or cannot be read.
+        """
+        from rheos.data import load as load_data
+
+        about = self.config["data"]
+        if about.get("real") is None and not about.get("coded"):
+            return self.data()
+        return load_data(**{name: value for name, value in self.origin.items() if name != "codec"})
 
     def held_out(self, *, coded: bool = True) -> "Data | None":
         """The rows that training held out; None if it held out none.
@@ -211,7 +245,7 @@ class Run:
         split = spec.get("split")
         if split is None:
             return None
-        if self.config["data"].get("real") is None:
+        if self.config["data"].get("real") is None and not self._same:
             self.data()  # says if they have changed
         if not coded:
             spec.pop("codec", None)
