@@ -75,7 +75,8 @@ def main(argv: Sequence[str]) -> int:
     begun = time.perf_counter()
     read = _read(run, data, options)
     seconds = time.perf_counter() - begun
-    files = _write(run, read, names, options.out or options.run / "labels")
+    folder = options.out or options.run / "labels"
+    files = _write(run, read, names, folder)
     plain: dict[str, Any] = {
         "run": str(options.run), "n": len(data), "steps": options.steps, "draws": options.draws,
         "agreement": float(read.agreement.mean()), **_known(run, data, read), "seconds": round(seconds, 2),
@@ -86,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     print(files[0])
     known = "".join(f", {name} {plain[name]:.1%}" for name in ("accuracy", "mean_iou") if name in plain)
-    kit.say(f"{len(data)} pictures read in {seconds:.1f} s{known}. Files are in {files[0].parent}.")
+    kit.say(f"{len(data)} pictures read in {seconds:.1f} s{known}. Files are in {folder}.")
     return 0
 
 
