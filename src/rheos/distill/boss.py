@@ -10,7 +10,6 @@ https://arxiv.org/abs/2312.16414
 """
 
 import copy
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +25,11 @@ from rheos.core.premetrics import premetric
 from rheos.distill.bellman import BellmanCosts, bellman_costs
 from rheos.distill.bellman_search import BellmanSearch
 from rheos.distill.chords import ChordMatching
+from rheos.distill.chunks import shares, whole
 from rheos.distill.fine import check_fine, nodes
 from rheos.distill.kit import workplace
 from rheos.distill.pairs import fingerprint
-from rheos.distill.segments import Filter, SegmentRecipe, SegmentStore, generate_segments
+from rheos.distill.segments import Filter, SegmentRecipe, generate_segments
 from rheos.show import progress_bar
 from rheos.train import Options, Run, fit
 
@@ -131,14 +131,14 @@ def boss(
     _check(field, evaluations, how)
     student = _student(field, how.lora)
     with workplace(out) as folder:
-        shard = (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))) if out is not None else (0, 1)
+        shard = shares() if out is not None else (0, 1)
         times = _times(field, evaluations, how, folder, cond, shard[0] > 0, progress)
         with progress_bar("segments", how.rows, progress) as advance:
             store = generate_segments(
                 teacher, folder / "segments", how.rows, times, recipe=how.recipe, cond=cond, keep=how.keep,
                 shard=shard, progress=advance,
             )  # fmt: skip
-        store = _whole(store).inheriting(teacher)
+        store = whole(store).inheriting(teacher)
         objective = ChordMatching.of(store, evaluations if how.grid == "line" else 1, how.loss)
         return fit(
             student, objective, store.data(), steps=steps, out=folder if out is not None else None,
@@ -149,14 +149,6 @@ def boss(
 def usual_options() -> Options:
     """As in the paper."""
     return Options(batch=15, lr=2e-4, optimiser="adam", betas=(0.9, 0.999))
-
-
-def _whole(store: SegmentStore) -> SegmentStore:
-    """The store when the other processes have made their shares; a launcher that loses one stops us all."""
-    while not store.complete:
-        time.sleep(0.2)
-        store = SegmentStore(store.folder)
-    return store
 
 
 def searched_costs(

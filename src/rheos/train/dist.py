@@ -6,6 +6,7 @@ average: uneven parts are then exact, and 1 x 8 rows, 2 x 4 rows and two accumul
 """
 
 import atexit
+import gc
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -154,7 +155,14 @@ class Team:
 
 
 def _part() -> None:
+    """Leave the group before the interpreter ends.
+
+    Gloo's threads drop the tensors of the last operation after it is done, for which they need the interpreter's lock;
+    one that asks for it while the interpreter ends aborts the process. The group joins its threads when its last
+    reference goes, and DDP wrappers in reference cycles hold some.
+    """
     if distributed.is_initialized():
+        gc.collect()
         distributed.destroy_process_group()
 
 
