@@ -7,14 +7,15 @@ from rheos.core.errors import CheckpointError
 
 
 def record(slug="wcfm", value=0.2):
-    figures = (Figure("a / b", value, "<=", 0.35),)
+    figures = (Figure("a / b", value, "<=", 0.35, (value - 0.1, value + 0.1)), Figure("c", 1.0, ">=", 1.0))
     return Record(slug, "A statement.", figures, (0, 1), 61.0, 2, "cpu", {"torch": "2"}, "abc", ("A note.",))
 
 
 def test_the_page_shows_statement_figures_threshold_verdict_and_circumstances():
     text = page({"wcfm": record()}, ["wcfm"])
-    assert "| [wcfm](#wcfm) | holds | 1 of 1 | 2 | 61 | 2 | abc |" in text
-    assert "| a / b | 0.2 | ≤ 0.35 | yes |" in text
+    assert "| [wcfm](#wcfm) | holds | 2 of 2 | 0 | 2 | 61 | 2 | abc |" in text
+    assert "| a / b | 0.2 | 0.1 to 0.3 | ≤ 0.35 | yes |" in text
+    assert "| c | 1 |  | ≥ 1 | yes |" in text
     assert "A statement." in text
     assert "- A note." in text
     assert "![What was measured for wcfm](pictures/claims/wcfm.png)" in text
@@ -25,7 +26,14 @@ def test_the_page_shows_statement_figures_threshold_verdict_and_circumstances():
 def test_a_claim_that_fails_is_shown_as_failing():
     text = page({"wcfm": record(value=0.9)})
     assert "**does not hold**" in text
-    assert "| a / b | 0.9 | ≤ 0.35 | **no** |" in text
+    assert "| a / b | 0.9 | 0.8 to 1 | ≤ 0.35 | **no** |" in text
+
+
+def test_a_verdict_says_where_the_threshold_lies_within_the_noise():
+    assert "| a / b | 0.3 | 0.2 to 0.4 | ≤ 0.35 | yes, within the noise |" in page({"wcfm": record(value=0.3)})
+    text = page({"wcfm": record(value=0.4)})
+    assert "| a / b | 0.4 | 0.3 to 0.5 | ≤ 0.35 | **no**, within the noise |" in text
+    assert "| **does not hold** | 1 of 2 | 1 | 2 |" in text
 
 
 def test_the_page_is_a_function_of_the_records_alone(tmp_path):

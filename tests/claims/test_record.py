@@ -9,7 +9,7 @@ from rheos.claims.record import spread
 RECORD = Record(
     slug="wcfm",
     statement="It holds.",
-    figures=(Figure("a / b", 0.25, "<=", 0.35), Figure("c / d", 4.0, ">=", 3.0)),
+    figures=(Figure("a / b", 0.25, "<=", 0.35, (0.2, 0.4)), Figure("c / d", 4.0, ">=", 3.0)),
     seeds=(0, 1, 2),
     seconds=12.34,
     cores=2,
@@ -26,8 +26,10 @@ def test_the_json_form_has_exactly_the_stable_keys():
         "statement": "It holds.",
         "holds": True,
         "figures": [
-            {"name": "a / b", "value": 0.25, "op": "<=", "threshold": 0.35, "holds": True},
-            {"name": "c / d", "value": 4.0, "op": ">=", "threshold": 3.0, "holds": True},
+            {"name": "a / b", "value": 0.25, "op": "<=", "threshold": 0.35, "holds": True,
+             "seeds": [0.2, 0.4], "within_noise": True},
+            {"name": "c / d", "value": 4.0, "op": ">=", "threshold": 3.0, "holds": True,
+             "seeds": [], "within_noise": False},
         ],
         "seeds": [0, 1, 2],
         "seconds": 12.3,
@@ -36,7 +38,7 @@ def test_the_json_form_has_exactly_the_stable_keys():
         "versions": {"python": "3.11", "torch": "2.13"},
         "commit": "abc",
         "notes": ["Measured somewhere."],
-    }
+    }  # fmt: skip
 
 
 def test_a_record_survives_its_json_form():
@@ -50,6 +52,28 @@ def test_a_record_survives_its_json_form():
 )
 def test_a_figure_holds_up_to_and_including_its_threshold(value, op, threshold, holds):
     assert Figure("x", value, op, threshold).holds is holds
+
+
+def test_a_threshold_lies_within_the_noise_where_single_seeds_give_both_verdicts():
+    assert Figure.mean("x", [1.0, 3.0], "<=", 2.5).within_noise
+    assert Figure.mean("x", [1.0, 3.0], ">=", 2.5).within_noise
+    assert not Figure.mean("x", [1.0, 3.0], "<=", 3.0).within_noise
+    assert not Figure.mean("x", [3.5, 4.0], "<=", 3.0).within_noise
+    assert not Figure.mean("x", [3.5], "<=", 4.0).within_noise
+    assert not Figure("x", 3.5, "<=", 4.0).within_noise
+
+
+def test_ratios_are_of_means_and_the_worst_seed_is_on_the_side_of_the_threshold():
+    ratio = Figure.ratio("x", [1.0, 5.0], [2.0, 4.0], "<=", 1.0)
+    assert (ratio.value, ratio.seeds) == (1.0, (0.5, 1.25))
+    assert Figure.mean("x", [1.0, 4.0], "<=", 1.0).value == 2.5
+    assert Figure.worst("x", [1.0, 4.0], "<=", 1.0).value == 4.0
+    assert Figure.worst("x", [1.0, 4.0], ">=", 1.0).value == 1.0
+
+
+def test_a_record_from_before_has_no_seeds():
+    plain = {"name": "x", "value": 1.0, "op": "<=", "threshold": 2.0, "holds": True}
+    assert Figure.from_dict(plain) == Figure("x", 1.0, "<=", 2.0)
 
 
 @pytest.mark.parametrize("op", ["<=", ">="])

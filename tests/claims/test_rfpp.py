@@ -41,6 +41,6 @@ def test_a_tiny_run_measures_every_configuration_at_every_number_of_calls():
         ("teacher", 50), ("F, new update", 4),
     }  # fmt: skip
     assert all(len(v) == 1 and v[0] > 0 for v in found.distances.values())
-    assert found.ratio(rfpp.F, rfpp.F, 1) == 1.0
+    assert found.ratio("F / F", rfpp.F, rfpp.F, 1, 1.0).value == 1.0
     assert all(isinstance(note, str) for note in rfpp._notes(found, where, size, accuracy))
     assert rfpp._picture(found)[:4] == b"\x89PNG"

@@ -11,7 +11,6 @@ def test_a_short_run_measures_every_figure_of_every_model() -> None:
     for figure in claim.FIGURES:
         for name in claim.MODELS:
             (value,) = found.values[figure][name]
-            assert value == found.mean(figure, name)
             assert value >= 0
     assert {tuple(x.shape) for x in found.shown.values()} == {(40, 1, 8, 8)}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 from typing import ClassVar, final
 
 import torch
@@ -62,6 +61,9 @@ class Quality:
     diversity: float
 
 
+QUALITIES = ("distance", "accuracy", "diversity")
+
+
 @final
 @dataclass(frozen=True)
 class CrossModalFlow:
@@ -83,29 +85,29 @@ class CrossModalFlow:
     def _run(self, quick: bool, seeds: tuple[int, ...], progress: Say) -> Outcome:
         steps, rows = (1200, 500) if quick else (1500, 2000)
         table, pictures = measure_words(steps, rows, seeds, progress, KL[1:2] if quick else KL)
-        mean = {name: _mean(found) for name, found in table.items()}
         errors = measure_resolution(120 if quick else 1000, seeds, progress)
-        ratio = fmean(errors["from the small picture"]) / fmean(errors["from noise"])
         limits = (1.0, 0.05, 0.3, 0.0, 1.0, 10.0, 1.0) if quick else (0.3, 0.05, 0.6, 0.03, 1.0, 3.0, 0.8)
-        best, guided, det = mean[BEST], mean[GUIDED], mean[DET]
+        distance, accuracy, diversity = (
+            {name: [getattr(q, what) for q in found] for name, found in table.items()} for what in QUALITIES
+        )
+        gain = [b - a for a, b in zip(accuracy[BEST], accuracy[GUIDED], strict=True)]
         figures = (
-            Figure(
-                "words: Fréchet distance, variational / deterministic", best.distance / det.distance, "<=", limits[0]
-            ),
-            Figure("words: diversity within a word, deterministic", det.diversity, "<=", limits[1]),
-            Figure("words: diversity within a word, variational", best.diversity, ">=", limits[2]),
-            Figure("words: accuracy, guidance 2 less none", guided.accuracy - best.accuracy, ">=", limits[3]),
-            Figure("words: Fréchet distance, guidance 2 / none", guided.distance / best.distance, "<=", limits[4]),
-            Figure(
-                "words: Fréchet distance, guided / flow matching from noise",
-                guided.distance / mean[FM].distance, "<=", limits[5],
-            ),
-            Figure("4 x 4 to 8 x 8: squared error in 2 steps, cross-modal / from noise", ratio, "<=", limits[6]),
+            Figure.ratio("words: Fréchet distance, variational / deterministic", distance[BEST], distance[DET],
+                         "<=", limits[0]),
+            Figure.mean("words: diversity within a word, deterministic", diversity[DET], "<=", limits[1]),
+            Figure.mean("words: diversity within a word, variational", diversity[BEST], ">=", limits[2]),
+            Figure.mean("words: accuracy, guidance 2 less none", gain, ">=", limits[3]),
+            Figure.ratio("words: Fréchet distance, guidance 2 / none", distance[GUIDED], distance[BEST],
+                         "<=", limits[4]),
+            Figure.ratio("words: Fréchet distance, guided / flow matching from noise", distance[GUIDED], distance[FM],
+                         "<=", limits[5]),
+            Figure.ratio("4 x 4 to 8 x 8: squared error in 2 steps, cross-modal / from noise",
+                         errors["from the small picture"], errors["from noise"], "<=", limits[6]),
         )  # fmt: skip
         lines = [
             spread(f"{name}: {what}", [getattr(q, what) for q in found])
             for name, found in table.items()
-            for what in ("distance", "accuracy", "diversity")
+            for what in QUALITIES
         ]
         lines += [spread(f"squared error of 8 x 8 digits in 2 steps, {name}", e) for name, e in errors.items()]
         context = (
@@ -201,10 +203,6 @@ def within(x: Tensor, label: Tensor) -> float:
     """Root mean square over classes and pixels of the standard deviation within a class."""
     variances = [x[label == k].double().var(0, unbiased=False).mean() for k in range(int(label.max()) + 1)]
     return float(torch.stack(variances).mean().sqrt())
-
-
-def _mean(found: list[Quality]) -> Quality:
-    return Quality(*(fmean(getattr(q, name) for q in found) for name in ("distance", "accuracy", "diversity")))
 
 
 def small_digits() -> tuple[Data, Data]:

@@ -75,7 +75,7 @@ def figures(found: Found, budget: Budget, quick: bool) -> tuple[Figure, ...]:
     """Ratios of means over seeds beside the card's thresholds; quick ones ask for the direction only."""
 
     def ratio(name: str, of: str, to: str, limit: float) -> Figure:
-        return Figure(name, found.mean(of) / found.mean(to), "<=", 1.0 if quick else limit)
+        return Figure.ratio(name, found.values[of], found.values[to], "<=", 1.0 if quick else limit)
 
     distance, cost = "Fréchet distance of {}, Euler {}", "E|x1 - x0|^2 of {} pairs"
     student = "class accuracy of the student, 1 call"
@@ -94,8 +94,9 @@ def figures(found: Found, budget: Budget, quick: bool) -> tuple[Figure, ...]:
                   f"error after reflow, {n} steps", f"error of direct distillation, {n} steps", 0.5)
             for n in budget.distil
         ),
-        Figure("classes: accuracy of the student in 1 call / of the teacher guided by 3 in 50 calls",
-               found.mean(student) / found.mean("class accuracy of the teacher, guided"), ">=", 0.7 if quick else 0.95),
+        Figure.ratio("classes: accuracy of the student in 1 call / of the teacher guided by 3 in 50 calls",
+                     found.values[student], found.values["class accuracy of the teacher, guided"],
+                     ">=", 0.7 if quick else 0.95),
     )  # fmt: skip
 
 

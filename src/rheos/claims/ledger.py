@@ -13,7 +13,9 @@ __all__ = ["page", "read_records", "write_page"]
 _HEAD = """# Claims
 
 What the papers promise, measured here. Each claim runs method and baseline with one budget; its thresholds were fixed
-before it was measured. A claim that does not hold is shown as not holding, with what was tried.
+before it was measured. A claim that does not hold is shown as not holding, with what was tried. "Within the noise"
+stands beside a verdict that single seeds would give both ways: three seeds cannot tell on which side of the threshold
+the figure lies.
 
 This page is made of `claims/*.json` by `python -m rheos.claims`. To measure a line again:
 
@@ -53,15 +55,15 @@ def page(records: dict[str, Record], pictures: Iterable[str] = ()) -> str:
     """
     shown = set(pictures)
     known = [m for m in METHODS if m.slug in records]
-    lines = [_HEAD, "| method | verdict | figures that hold | seeds | seconds | cores | commit |\n"]
-    lines.append("| --- | --- | --- | --- | --- | --- | --- |\n")
+    lines = [_HEAD, "| method | verdict | figures that hold | within the noise | seeds | seconds | cores | commit |\n"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- | --- |\n")
     for m in known:
         r = records[m.slug]
-        good = sum(f.holds for f in r.figures)
+        good, noisy = (sum(flags) for flags in zip(*((f.holds, f.within_noise) for f in r.figures), strict=True))
         verdict = "holds" if r.holds else "**does not hold**"
         lines.append(
-            f"| [{m.slug}](#{m.slug}) | {verdict} | {good} of {len(r.figures)} | {len(r.seeds)} | {r.seconds:.0f} "
-            f"| {r.cores} | {r.commit} |\n"
+            f"| [{m.slug}](#{m.slug}) | {verdict} | {good} of {len(r.figures)} | {noisy} "
+            f"| {len(r.seeds)} | {r.seconds:.0f} | {r.cores} | {r.commit} |\n"
         )
     return "".join(lines) + "".join(_section(m, records[m.slug], m.slug in shown) for m in known)
 
@@ -73,7 +75,7 @@ def _section(m: Method, r: Record, picture: bool) -> str:
     circumstances = f"Seeds {seeds}; {r.seconds:.0f} s on {r.cores} cores ({r.device}); commit {r.commit}; {versions}."
     return (
         f"\n({m.slug})=\n\n## {m.slug}\n\n{source}\n\n{r.statement}\n\n{figure}"
-        "| figure | measured | claimed | holds |\n| --- | --- | --- | --- |\n"
+        "| figure | measured | single seeds | claimed | holds |\n| --- | --- | --- | --- | --- |\n"
         + "".join(_line(f) for f in r.figures)
         + "\n"
         + "".join(f"- {note}\n" for note in (*r.notes, circumstances))
@@ -82,7 +84,9 @@ def _section(m: Method, r: Record, picture: bool) -> str:
 
 def _line(f: Figure) -> str:
     op, holds = "≤" if f.op == "<=" else "≥", "yes" if f.holds else "**no**"
-    return f"| {f.name} | {f.value:.3g} | {op} {f.threshold:g} | {holds} |\n"
+    seeds = f"{min(f.seeds):.3g} to {max(f.seeds):.3g}" if len(f.seeds) > 1 else ""
+    noise = ", within the noise" if f.within_noise else ""
+    return f"| {f.name} | {f.value:.3g} | {seeds} | {op} {f.threshold:g} | {holds}{noise} |\n"
 
 
 def write_page(folder: Path) -> Path:

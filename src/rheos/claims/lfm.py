@@ -127,8 +127,8 @@ def latent_or_pixel(
                 if seed == seeds[0] and steps == EULER[0]:
                     sheets[f"{kind} flow"] = upscale(grid(train.to_pictures(x[:64]), 8), 320)
     figures = [
-        Figure(f"photographs: Fréchet distance in {name}, {steps} Euler steps, latent / pixel",
-               fmean(found[name, steps, "latent"]) / fmean(found[name, steps, "pixel"]), "<=", limit)
+        Figure.ratio(f"photographs: Fréchet distance in {name}, {steps} Euler steps, latent / pixel",
+                     found[name, steps, "latent"], found[name, steps, "pixel"], "<=", limit)
         for name in looks for steps in EULER
     ]  # fmt: skip
     notes = [
@@ -171,7 +171,7 @@ def guidance(budget: Budget, seeds: tuple[int, ...], progress: Say, limit: float
             accuracy[scale].append(net.accuracy(x, label))
             distance[scale].append(frechet(net.features(x), real))
             recall[scale].append(prdc(real, net.features(x)).recall)
-    gain = fmean(accuracy[2.0]) - fmean(accuracy[1.0])
+    gain = [b - a for a, b in zip(accuracy[1.0], accuracy[2.0], strict=True)]
     notes = [spread(f"Digits, guidance {s:g}: share recognised as their label", v) for s, v in accuracy.items()]
     notes += [spread(f"Digits, guidance {s:g}: Fréchet distance", v) for s, v in distance.items()]
     notes += [
@@ -182,7 +182,8 @@ def guidance(budget: Budget, seeds: tuple[int, ...], progress: Say, limit: float
         f"The trade-off: guidance 2 has {ratio:.2g} times the Fréchet distance of guidance 1, and recall goes from "
         f"{fmean(recall[1.0]):.3f} to {fmean(recall[2.0]):.3f}."
     )
-    return Figure("digits: share recognised as their label, guidance 2 minus guidance 1", gain, ">=", limit), notes
+    what = "digits: share recognised as their label, guidance 2 minus guidance 1"
+    return Figure.mean(what, gain, ">=", limit), notes
 
 
 def hole_filling(
@@ -216,11 +217,10 @@ def hole_filling(
             if seed == seeds[0] and name != "completed":
                 whole = torch.where(hole == 1, found, x)[:64]
                 sheets[f"lower half, {name}"] = upscale(grid(held_out.to_pictures(whole), 8), 320)
-    ratio = fmean(errors["concat condition"]) / fmean(errors["pasted"])
     notes = [spread(f"Digits: squared error in the hole, {name}", v) for name, v in errors.items()]
     notes.append("Completed: the unconditional flow steered without training (guide.restore), for context.")
-    figure = Figure("digits, lower half hidden: squared error, concat condition / pasted sample", ratio, "<=", limit)
-    return figure, notes, sheets
+    what = "digits, lower half hidden: squared error, concat condition / pasted sample"
+    return Figure.ratio(what, errors["concat condition"], errors["pasted"], "<=", limit), notes, sheets
 
 
 def _fitted(field: Field, data: Data, steps: int, own: Options) -> Field:

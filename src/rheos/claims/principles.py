@@ -71,8 +71,8 @@ def solver_orders(quick: bool, seeds: tuple[int, ...], progress: Say) -> tuple[l
                      f"{max(slopes.values()):.2f} over all paths and seeds.")  # fmt: skip
     twenty = {name: [found[s]["linear"][name][20] for s in seeds] for name in ("euler", "dpm++2m", "unipc")}
     for better, worse in (("unipc", "dpm++2m"), ("dpm++2m", "euler")):
-        ratio = fmean(twenty[better]) / fmean(twenty[worse])
-        figures.append(Figure(f"error at 20 evaluations on the linear path, {better} / {worse}", ratio, "<=", 1.0))
+        what = f"error at 20 evaluations on the linear path, {better} / {worse}"
+        figures.append(Figure.ratio(what, twenty[better], twenty[worse], "<=", 1.0))
     notes += [spread(f"Error at 20 evaluations on the linear path, {name}", values) for name, values in twenty.items()]
     notes.append(
         "Orders are slopes over 80, 160 and 320 steps of the median error of 64 trajectories, t from 0.001 to 0.999, "
@@ -110,17 +110,15 @@ def head_quality(quick: bool, seeds: tuple[int, ...], progress: Say) -> tuple[li
             field = train_head(train, kind, steps, seed)
             ode[kind].append(distance(field, "euler"))
             sde[kind].append(distance(field, SDE(diffusion="sigma")))
-    best = min(fmean(v) for v in ode.values())
+    best = min(ode.values(), key=fmean)
     limit, factor = (4.0, 2.0) if quick else (1.5, 1.2)
     figures = [
-        Figure(f"digits, network predicts {kind}: Fréchet distance / the best head's", fmean(v) / best, "<=", limit)
+        Figure.ratio(f"digits, network predicts {kind}: Fréchet distance / the best head's", v, best, "<=", limit)
         for kind, v in ode.items()
     ]
-    ratio = max(fmean(sde[kind]) / fmean(ode[kind]) for kind in HEADS)
-    figures.append(
-        Figure(f"digits: Fréchet distance of the SDE with w = sigma / the ODE, {evaluations} steps, worst head", ratio,
-               "<=", factor)
-    )  # fmt: skip
+    what = f"digits: Fréchet distance of the SDE with w = sigma / the ODE, {evaluations} steps, worst head"
+    ratios = [Figure.ratio(what, sde[kind], ode[kind], "<=", factor) for kind in HEADS]
+    figures.append(max(ratios, key=lambda f: f.value))
     notes = [spread(f"Fréchet distance of {kind} by the ODE", v) for kind, v in ode.items()]
     notes += [spread(f"Fréchet distance of {kind} by the SDE", v) for kind, v in sde.items()]
     notes.append(

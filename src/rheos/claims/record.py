@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal, final
 
 __all__ = ["Figure", "Outcome", "Record", "spread"]
@@ -23,38 +23,71 @@ class Figure:
         value: The number; a ratio to the baseline wherever that makes sense.
         op: "<=" or ">=".
         threshold: What the claim says.
+        seeds: The same number from each seed alone; empty where it does not depend on seeds.
 
     Example:
         >>> Figure("error, method / baseline", 0.8, "<=", 1.0).holds
         True
+        >>> figure = Figure.ratio("error, method / baseline", [0.7, 1.1, 0.9], [1.0, 1.0, 1.0], "<=", 1.0)
+        >>> round(figure.value, 6), figure.holds, figure.within_noise
+        (0.9, True, True)
     """
 
     name: str
     value: float
     op: Op
     threshold: float
+    seeds: tuple[float, ...] = ()
+
+    @classmethod
+    def ratio(cls, name: str, of: Sequence[float], to: Sequence[float], op: Op, threshold: float) -> "Figure":
+        """The ratio of two means over seeds."""
+        return cls(name, fmean(of) / fmean(to), op, threshold, tuple(a / b for a, b in zip(of, to, strict=True)))
+
+    @classmethod
+    def mean(cls, name: str, values: Sequence[float], op: Op, threshold: float) -> "Figure":
+        """A mean over seeds."""
+        return cls(name, fmean(values), op, threshold, tuple(values))
+
+    @classmethod
+    def worst(cls, name: str, values: Sequence[float], op: Op, threshold: float) -> "Figure":
+        """That of the seed with the most trouble."""
+        return cls(name, max(values) if op == "<=" else min(values), op, threshold, tuple(values))
 
     @property
     def holds(self) -> bool:
         """Whether the value meets the threshold; a NaN never does."""
-        return self.value <= self.threshold if self.op == "<=" else self.value >= self.threshold
+        return self._meets(self.value)
+
+    @property
+    def within_noise(self) -> bool:
+        """Whether seeds alone would give both verdicts: the threshold lies within their noise."""
+        return len({self._meets(v) for v in self.seeds}) == 2
+
+    def _meets(self, value: float) -> bool:
+        return value <= self.threshold if self.op == "<=" else value >= self.threshold
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a value that is no finite number becomes None, which JSON has a word for."""
-        value = self.value if math.isfinite(self.value) else None
         return {
             "name": self.name,
-            "value": None if value is None else float(f"{value:.6g}"),
+            "value": _plain(self.value),
             "op": self.op,
             "threshold": self.threshold,
             "holds": self.holds,
+            "seeds": [_plain(v) for v in self.seeds],
+            "within_noise": self.within_noise,
         }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Figure":
         """The inverse of `to_dict`."""
-        value = math.nan if plain["value"] is None else float(plain["value"])
-        return cls(plain["name"], value, plain["op"], float(plain["threshold"]))
+        value, *seeds = (math.nan if v is None else float(v) for v in (plain["value"], *plain.get("seeds", ())))
+        return cls(plain["name"], value, plain["op"], float(plain["threshold"]), tuple(seeds))
+
+
+def _plain(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 @final

@@ -72,9 +72,10 @@ class Found:
         """One more of the other figures."""
         self.other.setdefault(name, []).append(value)
 
-    def ratio(self, name: str, other: str, calls: int) -> float:
+    def ratio(self, what: str, name: str, other: str, calls: int, limit: float) -> Figure:
         """Of two means over seeds."""
-        return fmean(self.distances[name, calls]) / fmean(self.distances[other, calls])
+        of, to = self.distances[name, calls], self.distances[other, calls]
+        return Figure.ratio(f"digits: Fréchet distance, {what}", of, to, "<=", limit)
 
 
 @final
@@ -99,17 +100,14 @@ class Rectified:
             for seed in seeds:
                 measure(where, eye, size, seed, found, progress)
         limits = (1.0, 1.0, 1.1, 1.1, 1.1, 1.1) if quick else (0.5, 0.6, 1.0, 1.0, 1.0, 1.0)
-        ratios = [found.ratio(F, A, 1), found.ratio(F, "teacher", 1), *(found.ratio(F, B, n) for n in CALLS)]
-        names = [
-            "F / A (plain reflow from scratch), one call",
-            "F / the teacher, one call",
-            *(f"F / B (plain reflow from the teacher), {n} call{'s' * (n > 1)}" for n in CALLS),
-            "F by the new update rule / by Euler, four calls",
-        ]
-        ratios.append(found.ratio("F, new update", F, 4))
-        figures = tuple(
-            Figure(f"digits: Fréchet distance, {name}", value, "<=", limit)
-            for name, value, limit in zip(names, ratios, limits, strict=True)
+        figures = (
+            found.ratio("F / A (plain reflow from scratch), one call", F, A, 1, limits[0]),
+            found.ratio("F / the teacher, one call", F, "teacher", 1, limits[1]),
+            *(
+                found.ratio(f"F / B (plain reflow from the teacher), {n} call{'s' * (n > 1)}", F, B, n, limit)
+                for n, limit in zip(CALLS, limits[2:5], strict=True)
+            ),
+            found.ratio("F by the new update rule / by Euler, four calls", "F, new update", F, 4, limits[5]),
         )
         return Outcome(figures, tuple(_notes(found, where, size, accuracy)), _picture(found))
 
@@ -253,7 +251,8 @@ def _notes(found: Found, where: Bench, size: Size, accuracy: float) -> list[str]
         f"{size.teacher} steps for the teacher and {size.student} for each student at batch 128, Adam at 1e-3; "
         f"{size.pairs} pairs by 40 Euler steps. Figures are ratios of means over seeds."
     )
-    flattered = [found.ratio(CARD, A, 1), found.ratio(CARD, "teacher", 1), *(found.ratio(CARD, B, n) for n in CALLS)]
+    pairs = ((A, 1), ("teacher", 1), *((B, n) for n in CALLS))
+    flattered = [fmean(found.distances[CARD, n]) / fmean(found.distances[name, n]) for name, n in pairs]
     notes.append(
         "With the measuring net itself in the loss, as the card has it, the ratios to A and to the teacher with one "
         f"call and to B with one, two and four would be {', '.join(f'{v:.3g}' for v in flattered)}: shown for "
