@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rheos.core import EDM, GVP, VE, VP, Discrete, Field, GaussianMixtureField, Linear, SubVP
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.state import State
 
 SCHEDULES: dict[str, Schedule] = {

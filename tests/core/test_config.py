@@ -18,7 +18,7 @@ from rheos.core import config
 from rheos.core.base import Coupling, Premetric, Source, TimeDistribution
 from rheos.core.errors import OptionError, UnknownOptionError
 from rheos.core.paths import Path
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.spaces import Space
 from rheos.core.weights import Weight
 from rheos.nets.base import Net
@@ -214,7 +214,8 @@ def _leaves(module: str, base: type) -> Iterator[type]:
 def test_every_part_of_the_core_and_every_network_is_in_the_table():
     known = set(config.KINDS.values())
     bases = {
-        "rheos.core.schedules": Schedule, "rheos.core.paths": Path, "rheos.core.spaces": Space,
+        "rheos.core.schedules": Schedule, "rheos.core.tables": Schedule,
+        "rheos.core.paths": Path, "rheos.core.spaces": Space,
         "rheos.core.couplings": Coupling, "rheos.core.gibbs": Coupling, "rheos.core.sources": Source,
         "rheos.core.times": TimeDistribution, "rheos.core.premetrics": Premetric, "rheos.core.weights": Weight,
         "rheos.nets": Net,

@@ -23,7 +23,8 @@ from rheos.core import (
     TransportField,
     row_seeds,
 )
-from rheos.core.schedules import EDM, VE, Schedule
+from rheos.core.schedule import Schedule
+from rheos.core.schedules import EDM, VE
 from rheos.data import Data
 from rheos.distill import (
     AtTimes,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from rheos.core import AffinePath, Field
 from rheos.core.config import dump
 from rheos.core.errors import OptionError, UnknownOptionError
-from rheos.core.schedules import Discrete, Linear, schedule
+from rheos.core.schedules import Linear, schedule
+from rheos.core.tables import Discrete
 from rheos.nets import EDM, MLP, Net, UNet
 
 NAMES = ("linear", "cosine", "vp", "sub-vp", "ve", "edm", "ddpm")

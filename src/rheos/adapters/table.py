@@ -20,7 +20,7 @@ from torch import Tensor
 from rheos.core import scalars as sc
 from rheos.core.errors import OptionError, check_choice
 from rheos.core.scalars import Scalar
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 
 __all__ = ["BETA_SCHEDULES", "StepTable", "alpha_bars", "rescaled"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.mixture import GaussianMixtureField
 from rheos.core.paths import AffinePath
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.sample.draw import solve
 
 __all__ = ["LAMBDA", "ORDERS", "PATHS", "Study", "errors", "slope"]

@@ -19,11 +19,13 @@ from rheos.core.paths import AffinePath, GeodesicPath, JointPath, Path, PathSamp
 from rheos.core.premetrics import L1, MSE, RMSE, Huber, Perceptual, PseudoHuber, Timed, Total
 from rheos.core.query import Query, Reply, merge, spread
 from rheos.core.routed import Routed
-from rheos.core.schedules import EDM, GVP, VE, VP, Discrete, Linear, Schedule, SubVP
+from rheos.core.schedule import Schedule
+from rheos.core.schedules import EDM, GVP, VE, VP, Linear, SubVP
 from rheos.core.solver import Ask, Jump, Solver
 from rheos.core.sources import Dataset, FromCondition, FromSeed, FromSpace, Gaussian, Uniform
 from rheos.core.spaces import Euclidean, Product, Space, UnitQuaternion
 from rheos.core.steer import Branch, Steer, View
+from rheos.core.tables import Discrete
 from rheos.core.times import (
     Antithetic,
     BetaTime,

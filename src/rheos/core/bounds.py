@@ -19,8 +19,8 @@ from rheos.core.field import Field
 from rheos.core.objectives import FlowMatching, Plan
 from rheos.core.paths import AffinePath
 from rheos.core.query import Query
-from rheos.core.schedules import Discrete
 from rheos.core.state import State, map_state, rows
+from rheos.core.tables import Discrete
 
 __all__ = ["SlicedScoreMatching", "VariationalBound"]
 

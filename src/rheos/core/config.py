@@ -34,7 +34,8 @@ def _kinds(module: str, *names: str) -> dict[str, str]:
 
 
 KINDS: Mapping[str, str] = {
-    **_kinds("core.schedules", "EDM", "GVP", "VE", "VP", "Discrete", "Linear", "SubVP"),
+    **_kinds("core.schedules", "EDM", "GVP", "VE", "VP", "Linear", "SubVP"),
+    **_kinds("core.tables", "Discrete"),
     **_kinds("core.paths", "AffinePath", "GeodesicPath", "JointPath"),
     **_kinds("core.bridges", "NoisyPath"),
     **_kinds("core.spaces", "Euclidean", "Product", "UnitQuaternion"),
@@ -94,6 +95,7 @@ KINDS: Mapping[str, str] = {
     **_kinds("distill.segments", "SegmentRecipe"),
     **_kinds("nets.lora", "LoRA"),
     "Options": "rheos.train.options:Options",
+    "Sampling": "rheos.train.sampling:Sampling",
 }
 """Name to "module:class"; resolved on use, so a kind may live in a room above this one."""
 

@@ -16,7 +16,7 @@ from rheos.core.errors import OptionError, ShapeError, check_choice
 from rheos.core.field import Field
 from rheos.core.paths import KINDS, AffinePath, Time
 from rheos.core.query import Query, Reply
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.state import affine
 
 __all__ = ["GaussianMixtureField"]

@@ -17,7 +17,8 @@ from torch import Tensor
 from rheos.core import scalars as sc
 from rheos.core.errors import OptionError, ShapeError, check_choice
 from rheos.core.scalars import Scalar
-from rheos.core.schedules import Linear, Schedule, schedule
+from rheos.core.schedule import Schedule
+from rheos.core.schedules import Linear, schedule
 from rheos.core.spaces import Euclidean, Product, Space
 from rheos.core.state import Coefficient, State, affine, scale, tensors
 

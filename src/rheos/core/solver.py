@@ -16,7 +16,7 @@ from torch import Tensor
 from rheos.core.errors import OptionError, SourceNotGaussianError
 from rheos.core.paths import AffinePath, Kind, Path, Time
 from rheos.core.scalars import Scalar
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.state import State, add, expand, flat_rows, rows, scale, tensors
 
 __all__ = ["DONE", "Ask", "Jump", "Solver", "SolverState", "Weights", "combination", "elapsed", "times", "weighted"]

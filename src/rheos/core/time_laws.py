@@ -19,7 +19,8 @@ from torch import Tensor
 from rheos.core.base import TimeDistribution
 from rheos.core.draws import Draws
 from rheos.core.errors import OptionError, TimeError
-from rheos.core.schedules import Schedule, schedule
+from rheos.core.schedule import Schedule
+from rheos.core.schedules import schedule
 
 __all__ = [
     "BetaTime", "CosMap", "EDMTime", "LogitNormal", "ModeTime", "OneTime", "PiecewiseTime", "UShape", "UniformTime",

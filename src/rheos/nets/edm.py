@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rheos.core import config, schedules
 from rheos.core.errors import OptionError
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.state import expand
 from rheos.nets.attention import Tap
 from rheos.nets.base import Net

@@ -12,7 +12,8 @@ from itertools import pairwise
 from typing import Protocol, final, runtime_checkable
 
 from rheos.core.errors import OptionError, TimeError, check_choice
-from rheos.core.schedules import Linear, Schedule
+from rheos.core.schedule import Schedule
+from rheos.core.schedules import Linear
 
 __all__ = ["ALIASES", "SPACINGS", "Grid", "Searched", "check_grid", "dynamic_shift"]
 

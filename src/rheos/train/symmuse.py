@@ -17,7 +17,7 @@ from rheos.core.errors import ConditionError, OptionError, ShapeError
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath, JointPath, Kind
 from rheos.core.query import Name
-from rheos.core.schedules import Schedule
+from rheos.core.schedule import Schedule
 from rheos.core.solver import Solver
 from rheos.core.state import State, affine
 from rheos.core.steer import Steer, View
