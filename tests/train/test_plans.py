@@ -6,7 +6,7 @@ import torch
 from rheos import core, nets
 from rheos.core.errors import OptionError
 from rheos.data import Data
-from rheos.data.dataset import About
+from rheos.data.about import About
 from rheos.train import Options, fit
 from rheos.train.dist import Team
 from rheos.train.engine import Engine

@@ -1,8 +1,9 @@
 """Data sets in memory: embedded ones and the user's own; and autoencoders that make latents of pictures."""
 
+from rheos.data.about import About, Coded
 from rheos.data.arrays import save
 from rheos.data.codecs import Functions, LatentCodec
-from rheos.data.dataset import About, Batch, Coded, Data
+from rheos.data.dataset import Batch, Data
 from rheos.data.embedding import embedded, embedder
 from rheos.data.holes import Holes
 from rheos.data.latents import Latents, encoded

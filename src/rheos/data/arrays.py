@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rheos.core.errors import ConditionError, DataError, ShapeError
-from rheos.data.dataset import About, Column, Data
+from rheos.data.about import About
+from rheos.data.dataset import Column, Data
 from rheos.data.ranges import check_finite, check_within
 from rheos.data.recipe import Range, Recipe, read_range
 

@@ -16,8 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from rheos.core.errors import DataError
 from rheos.data import pictures, rows
+from rheos.data.about import About
 from rheos.data.captions import describe
-from rheos.data.dataset import About, Column, Data
+from rheos.data.dataset import Column, Data
 from rheos.data.masks import read_masks
 from rheos.data.palette import palette_size
 from rheos.data.recipe import Recipe

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from rheos.core.draws import Draws
 from rheos.core.errors import DataError, OptionError
+from rheos.data.about import Coded
 from rheos.data.codecs import SCALE_ROWS, LatentCodec, Spread
-from rheos.data.dataset import Coded, Data
+from rheos.data.dataset import Data
 from rheos.nets.autoencoder import Posterior
 
 __all__ = ["Latents", "encoded"]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import OptionError, check_choice
-from rheos.data.dataset import About, Data
+from rheos.data.about import About
+from rheos.data.dataset import Data
 from rheos.data.recipe import Recipe
 
 __all__ = ["TOYS", "toy"]

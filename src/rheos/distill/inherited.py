@@ -21,8 +21,9 @@ from rheos.core.draws import Draws
 from rheos.core.errors import DataError, OptionError
 from rheos.core.field import Field
 from rheos.core.files import write_whole
+from rheos.data.about import Coded
 from rheos.data.codecs import LatentCodec
-from rheos.data.dataset import Coded, Data
+from rheos.data.dataset import Data
 from rheos.train import Run
 from rheos.train.files import CODEC
 

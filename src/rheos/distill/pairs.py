@@ -14,7 +14,8 @@ from rheos.core.draws import Draws, row_seeds
 from rheos.core.errors import ConditionError, OptionError, ShapeError, check_choice
 from rheos.core.field import Field
 from rheos.core.paths import AffinePath
-from rheos.data.dataset import About, Data
+from rheos.data.about import About
+from rheos.data.dataset import Data
 from rheos.distill.chunks import Filter, filtered, named
 from rheos.distill.inherited import field_of, names_of
 from rheos.distill.store import PairStore, fill

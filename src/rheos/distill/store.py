@@ -18,7 +18,8 @@ from rheos.core.draws import Draws
 from rheos.core.errors import DataError, NonFiniteError, RunError
 from rheos.core.files import write_whole
 from rheos.core.sources import FromCondition, FromSeed
-from rheos.data.dataset import About, Data
+from rheos.data.about import About
+from rheos.data.dataset import Data
 from rheos.data.ranges import deliver, to_pictures
 from rheos.distill.chunks import Maps, first_bad, marks, new_store, read_index, readable, rows_of, same, share
 from rheos.distill.inherited import Inheriting

@@ -9,8 +9,8 @@ from typing import Any, final
 from rheos.core import config as plain
 from rheos.core.errors import OptionError, RheosError, RunError
 from rheos.core.objectives import Objective
+from rheos.data.about import Coded
 from rheos.data.codecs import LatentCodec
-from rheos.data.dataset import Coded
 from rheos.train.card import card
 from rheos.train.checkpoint import (
     Checkpoint,
