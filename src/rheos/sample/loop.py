@@ -78,7 +78,7 @@ class Loop:
 
         Raises:
             ShapeError: If a steer has numbers for another count of rows.
-        TimeError: For times that are no grid, or that the method cannot walk.
+            TimeError: For times that are no grid, or that the method cannot walk.
         """
         b = rows(x)
         if dtype_of(x) in (torch.float16, torch.bfloat16):  # a state is float32, whatever the network computes in
