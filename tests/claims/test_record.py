@@ -54,13 +54,14 @@ def test_a_figure_holds_up_to_and_including_its_threshold(value, op, threshold, 
     assert Figure("x", value, op, threshold).holds is holds
 
 
-def test_a_threshold_lies_within_the_noise_where_single_seeds_give_both_verdicts():
-    assert Figure.mean("x", [1.0, 3.0], "<=", 2.5).within_noise
-    assert Figure.mean("x", [1.0, 3.0], ">=", 2.5).within_noise
-    assert not Figure.mean("x", [1.0, 3.0], "<=", 3.0).within_noise
-    assert not Figure.mean("x", [3.5, 4.0], "<=", 3.0).within_noise
-    assert not Figure.mean("x", [3.5], "<=", 4.0).within_noise
-    assert not Figure("x", 3.5, "<=", 4.0).within_noise
+@pytest.mark.parametrize("op", ["<=", ">="])
+def test_a_threshold_is_within_the_noise_up_to_one_standard_deviation_of_single_seeds(op):
+    seeds = [1.0, 2.0, 3.0]  # mean 2, standard deviation 1
+    assert [Figure.mean("x", seeds, op, t).within_noise for t in (0.9, 1.0, 2.0, 3.0, 3.1)] == [0, 1, 1, 1, 0]
+    assert not Figure.mean("x", [3.5], op, 3.5).within_noise
+    assert not Figure.mean("x", [3.5, 3.5], op, 3.5).within_noise
+    assert not Figure("x", 3.5, op, 3.5).within_noise
+    assert not Figure.mean("x", [math.nan, 1.0], op, 1.0).within_noise
 
 
 def test_ratios_are_of_means_and_the_worst_seed_is_on_the_side_of_the_threshold():

@@ -14,8 +14,8 @@ _HEAD = """# Claims
 
 What the papers promise, measured here. Each claim runs method and baseline with one budget; its thresholds were fixed
 before it was measured. A claim that does not hold is shown as not holding, with what was tried. "Within the noise"
-stands beside a verdict that single seeds would give both ways: three seeds cannot tell on which side of the threshold
-the figure lies.
+stands beside a verdict whose figure is no further from its threshold than one standard deviation of single seeds: so
+few seeds cannot tell on which side it lies.
 
 This page is made of `claims/*.json` by `python -m rheos.claims`. To measure a line again:
 

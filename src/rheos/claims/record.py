@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any, Literal, final
 
 __all__ = ["Figure", "Outcome", "Record", "spread"]
@@ -57,15 +57,14 @@ class Figure:
     @property
     def holds(self) -> bool:
         """Whether the value meets the threshold; a NaN never does."""
-        return self._meets(self.value)
+        return self.value <= self.threshold if self.op == "<=" else self.value >= self.threshold
 
     @property
     def within_noise(self) -> bool:
-        """Whether seeds alone would give both verdicts: the threshold lies within their noise."""
-        return len({self._meets(v) for v in self.seeds}) == 2
-
-    def _meets(self, value: float) -> bool:
-        return value <= self.threshold if self.op == "<=" else value >= self.threshold
+        """Whether the threshold is within a standard deviation of single seeds: three cannot tell on which side."""
+        if len(self.seeds) < 2 or not all(map(math.isfinite, self.seeds)):
+            return False
+        return abs(self.value - self.threshold) <= stdev(self.seeds) > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a value that is no finite number becomes None, which JSON has a word for."""
