@@ -20,6 +20,12 @@ __all__ = ["VERBS", "main"]
 PYTHON = re.compile(r'\b(skip_corrupt|download|size|range)=("?[\w.]+"?)')
 """Arguments of `rheos.data.load` in a message, which have another form on the command line."""
 
+FLAGS = {
+    "choose another out.": "choose another --out.",
+    "choose another directory.": "choose another --out.",
+}
+"""Words of other calls in a message, likewise."""
+
 VERBS: dict[str, str] = {
     "tour": "See it all once: train, sample, straighten and steer a flow, and write a report.",
     "train": "Train a flow on your data: a folder of pictures, a .npz file, or a built-in set.",
@@ -104,6 +110,8 @@ def _explain(error: Exception) -> int:
     text = " ".join(str(error).split()) or type(error).__name__
     if "RheosError" in names:
         text = PYTHON.sub(lambda m: f"--set data.{m[1]}={m[2].strip(chr(34)).lower()}", text)
+        for words, flag in FLAGS.items():
+            text = text.replace(words, flag)
         return _say(text, FAILED if names & {"NonFiniteError", "StepSizeError"} else USAGE)
     if isinstance(error, OSError):
         return _say(f"{error.strerror or text}: {error.filename or 'a file'}.", FAILED)

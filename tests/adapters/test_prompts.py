@@ -1,6 +1,5 @@
 """Prompts through tiny random text encoders, with vocabularies of single letters: a pipeline from text to picture."""
 
-import string
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +9,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from pipelines import clip, numbered, t5
 from rheos.adapters import as_diffusers, from_diffusers
 from rheos.core.errors import ConditionError, OptionError
 from rheos.sample import draw
-
-LETTERS = list(string.ascii_lowercase)
-CLIP = [*LETTERS, *(f"{c}</w>" for c in LETTERS), "<|startoftext|>", "<|endoftext|>"]
-T5 = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((c, -2.0) for c in LETTERS)]
-
-
-def clip(width: int, projected: bool = True) -> dict[str, Any]:
-    """A tokenizer and a text encoder in the style of CLIP."""
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(CLIP), hidden_size=width, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=8, projection_dim=width, bos_token_id=52, eos_token_id=53, pad_token_id=53,
-    )  # fmt: skip
-    kind = transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel
-    vocabulary = {word: i for i, word in enumerate(CLIP)}
-    tokenizer = transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=8)
-    return {"text_encoder": kind(config).eval(), "tokenizer": tokenizer}
-
-
-def t5(kind: Any = transformers.T5EncoderModel, config: Any = transformers.T5Config) -> dict[str, Any]:
-    """A tokenizer and a text encoder in the style of T5."""
-    small = config(vocab_size=len(T5), d_model=16, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    tokenizer = transformers.T5TokenizerFast(vocab=T5, extra_ids=0, model_max_length=12)
-    return {"text_encoder": kind(small).eval(), "tokenizer": tokenizer}
-
-
-def numbered(n: str, parts: dict[str, Any]) -> dict[str, Any]:
-    return {f"{name}{n}": part for name, part in parts.items()}
 
 
 def quiet(pipe: Any) -> Any:

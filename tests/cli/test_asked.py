@@ -338,7 +338,7 @@ def test_letters_and_tokens_begin_a_cross_modal_flow(rheos, animals, tmp_path, m
     [
         ("data.embed=5", "embed must be the name"),
         ('data.embed={"kind": "x"}', "embed must be the name"),
-        ("data.embed=letters:5", "objective=CrossFlow takes letters and tokens"),
+        ("data.embed=letters:2", "letters:2:cut"),
     ],
 )
 def test_embedders_that_do_not_go_are_refused(rheos, animals, change, text):

@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rheos.cli import main
 from rheos.commands.distill import seconds_of
@@ -57,7 +58,10 @@ def test_table_and_figures_tell_of_solvers_and_of_the_teacher_by_its_own_recipe(
     assert {e["solver"] for e in plain["entries"] if e["method"] == "splitmeanflow"} == {"jump"}
     told = rheos("distill", blobs_run, *FEW, "--out", out)
     best = next(e for e in plain["entries"] if e["evaluations"] == 2 and e["method"] == plain["winners"]["2"])
-    assert f"winner-2 --steps 2 --solver {best['solver']}\n" in told.out
+    assert f"    rheos sample {out / 'winner-2'}\n" in told.out
+    assert re.search(r"timing 0 s, measuring \d+ s", told.err)
+    drawn = json.loads(rheos("sample", out / "winner-2", "--n", "2", "--json", "--out", out / "drawn").out)
+    assert (drawn["steps"], drawn["solver"]) == (2, best["solver"])
     assert re.search(r"teacher \(heun\) +heun +40 ", told.out)
     assert ("No student is better than the teacher" in told.out) == bool(plain["teacher_leads"])
 
@@ -73,7 +77,23 @@ def test_given_again_it_goes_on_from_what_is_there(distilled, blobs_run, rheos):
 def test_another_budget_in_the_same_folder_is_one_sentence_that_names_both(distilled, blobs_run, rheos):
     told = rheos("distill", blobs_run, *FEW, "--budget", "8s", "--out", distilled[1])
     assert told.code == 2
-    assert re.search(r"holds a contest with another budget \(4 s, now 8 s\).* choose another out", told.err)
+    assert re.search(r"holds a contest with another budget \(4 s, now 8 s\).* choose another --out\. ", told.err)
+    assert "A training cannot be given more time afterwards" in told.err
+
+
+def test_a_contest_that_is_stopped_names_the_command_that_goes_on(blobs_run, rheos, tmp_path, monkeypatch):
+    from rheos.train.session import Session
+
+    def stopped(session, wish):
+        wish.signal = 0 if session.files is None else 15
+        return wish.signal != 0
+
+    monkeypatch.setattr(Session, "_stop", stopped)
+    words = ("distill", str(blobs_run), "--evaluations", "1", "--n", "20", "--budget", "1s", "--methods", "reflow")
+    told = rheos(*words, "--out", tmp_path / "out")
+    assert told.code == 143
+    assert "resume=True" not in told.err
+    assert f"Go on:  rheos {' '.join(words)} --out {tmp_path / 'out'}" in told.err
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200)])
@@ -172,12 +192,12 @@ def test_a_student_of_pairs_is_a_teacher_again(distilled, rheos, tmp_path):
 
 
 @pytest.fixture
-def pipeline(tmp_path, monkeypatch):
-    """A folder that is read as a tiny Stable Diffusion 3 with random networks, and no text encoders."""
+def pipeline(tmp_path):
+    """The folder of a tiny Stable Diffusion 3 with random networks."""
     import torch
 
     diffusers = pytest.importorskip("diffusers")
-    from rheos.adapters import LatentField
+    from pipelines import clip, numbered, t5
 
     torch.manual_seed(7)
     net = diffusers.SD3Transformer2DModel(
@@ -189,17 +209,10 @@ def pipeline(tmp_path, monkeypatch):
         block_out_channels=(4,), latent_channels=4, norm_num_groups=2, layers_per_block=1, shift_factor=0.25,
         down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
     )  # fmt: skip
-    nothing = dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
-    made = diffusers.StableDiffusion3Pipeline(
-        transformer=net.eval(),
-        vae=vae.eval(),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        **nothing,
-    )
-    monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", lambda *_, **__: made)
-    words = {"encoder_hidden_states": torch.randn(2, 5, 16), "pooled_projections": torch.randn(2, 8)}
-    monkeypatch.setattr(LatentField, "encode_prompt", lambda _, lines: {k: v[: len(lines)] for k, v in words.items()})
-    (tmp_path / "model_index.json").write_text("{}")
+    texts = {**clip(4), **numbered("_2", clip(4)), **numbered("_3", t5())}
+    schedule = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    made = diffusers.StableDiffusion3Pipeline(transformer=net.eval(), vae=vae.eval(), scheduler=schedule, **texts)
+    made.save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -215,24 +228,20 @@ def test_a_pipeline_has_pictures_and_its_steps_are_halved(pipeline, rheos):
     assert "Rows of samples-1.png: teacher, progressive." in told.err
 
 
-def test_the_lines_that_are_printed_for_a_pipelines_winner_sample_it(pipeline, rheos):
-    import torch
-    from diffusers import DiffusionPipeline
-
-    import rheos as library
-    from rheos import adapters, sample
-
+def test_a_pipelines_winner_draws_pictures_of_prompts_by_the_line_that_is_printed(pipeline, rheos, tmp_path):
     (pipeline / "words.txt").write_text("a cat\na dog\n")
     few = ("--evaluations", "1", "--n", "20", "--budget", "2s", "--methods", "reflow")
     told = rheos("distill", pipeline, *few, "--prompts", pipeline / "words.txt")
     assert told.code == 0, told.err
-    lines = [line.strip() for line in told.out.splitlines() if re.match(r" {4}(field|fast|x) ", line)]
-    field = adapters.from_diffusers(DiffusionPipeline.from_pretrained("it"))
-    words = {n: v[:1].expand(4, *v.shape[1:]) for n, v in field.encode_prompt(["a cat"]).items()}
-    known = {"rheos": library, "DiffusionPipeline": DiffusionPipeline, "sample": sample, "conditions": words}
-    exec("\n".join(lines), known)
-    assert known["x"].shape == (4, 3, 8, 8)
-    assert isinstance(known["x"], torch.Tensor)
+    winner = pipeline / "distill" / "winner-1"
+    assert f"rheos sample {winner} --caption 'a prompt'" in told.out
+    assert rheos("sample", winner, "--caption", "a cat", "--n", "2", "--out", tmp_path / "cats").code == 0
+    for name in ("000000.png", "000001.png"):
+        with Image.open(tmp_path / "cats" / name) as picture:
+            assert picture.size == (8, 8)
+    told = rheos("sample", winner, "--n", "2", "--out", tmp_path / "cats")
+    assert told.code == 2
+    assert "needs prompts: --caption TEXT" in told.err
 
 
 def test_a_file_without_prompts_is_refused(pipeline, rheos):
@@ -240,3 +249,11 @@ def test_a_file_without_prompts_is_refused(pipeline, rheos):
     told = rheos("distill", pipeline, "--prompts", pipeline / "words.txt")
     assert told.code == 2
     assert re.search(r"words\.txt holds no prompt: one a line", told.err)
+
+
+def test_a_folder_that_holds_no_whole_pipeline_is_refused(pipeline, rheos):
+    for file in (pipeline / "vae").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    told = rheos("distill", pipeline, "--prompts", pipeline / "words.txt")
+    assert told.code == 2
+    assert f"The pipeline {pipeline} cannot be read" in told.err

@@ -4,7 +4,7 @@ import json
 
 from rheos import load
 from rheos.distill import BellmanSearch, Rectification, Straightening, boss, rfpp, splitmeanflow
-from rheos.train import Options
+from rheos.train import Options, Sampling
 
 BRIEF = Options(batch=16, sample_every=0)
 
@@ -50,3 +50,20 @@ def test_a_re_timed_flow_has_a_card(rheos, tmp_path):
     made = rfpp(load(tmp_path / "run"), pairs=16, steps=2, evaluations=5, out=tmp_path / "fast", options=BRIEF,
                 how=Rectification("huber"), progress=False)  # fmt: skip
     assert "| path, prediction |" in (made.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_run_is_sampled_and_measured_as_it_was_made_for_and_flags_win(rheos, digits_run, tmp_path):
+    made = load(digits_run).sampled_by(Sampling(3, "midpoint")).save(tmp_path / "winner")
+
+    def way(*words):
+        told = json.loads(rheos("sample", made, "--n", "2", "--out", tmp_path / "x", "--json", *words).out)
+        return told["steps"], told["solver"], told["network_calls"]
+
+    assert way() == (3, "midpoint", 6)
+    assert way("--steps", "2") == (2, "midpoint", 4)
+    assert way("--solver", "euler") == (3, "euler", 3)
+    assert way("--grid", "0,0.2,1") == (2, "midpoint", 4)
+    found = json.loads(rheos("eval", made, "--n", "20", "--json").out)
+    assert (found["solver"], [line["steps"] for line in found["lines"]]) == ("midpoint", [None, 3])
+    found = json.loads(rheos("eval", made, "--n", "20", "--steps", "1,2", "--solver", "euler", "--json").out)
+    assert (found["solver"], [line["steps"] for line in found["lines"]]) == ("euler", [None, 1, 2])

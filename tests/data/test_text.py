@@ -35,6 +35,13 @@ def test_letters_refuse_what_they_do_not_hold():
         Letters(5, "aa")
 
 
+def test_letters_that_cut_take_any_text_and_read_what_they_kept():
+    letters = Letters(8, cut=True)
+    texts = ["Crème brûlée", "a – b!", "ÄÖÜ", "", "日本", "twelve letters"]
+    assert letters.read(letters(texts)) == ["creme br", "a b", "aou", "", "", "twelve l"]
+    assert letters(["one"]).equal(Letters(8)(["one"]))
+
+
 def test_a_text_autoencoder_learns_to_give_words_back():
     torch.manual_seed(0)
     net = nets.TextAutoencoder(5, 27, latent=16, width=32)

@@ -1,14 +1,16 @@
 """BOSS from end to end, its baselines, and what it refuses."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import rheos
 from rheos.core import Field, GaussianMixtureField
-from rheos.core.errors import OptionError, RunError, TimeError, UnknownOptionError
-from rheos.distill import BellmanSchedule, BellmanSearch, Straightening, bellman_costs, boss
+from rheos.core.errors import DataError, OptionError, RunError, TimeError, UnknownOptionError
+from rheos.distill import BellmanSchedule, BellmanSearch, Straightening, bellman_costs, boss, generate_segments
 from rheos.nets import MLP
 from rheos.sample import draw, draw_solution
 from rheos.train import Options
@@ -35,6 +37,32 @@ def test_the_run_steps_on_the_bellman_times_of_its_teacher(teacher, tmp_path):
     again = rheos.load(tmp_path / "fast")
     assert torch.equal(draw(again.field, 4, steps=3), draw(fast.field, 4))
     assert torch.equal(draw(fast.field, 4), draw(fast.field, 4, steps=schedule.times, solver="euler"))
+
+
+def test_one_store_of_trajectories_serves_several_numbers_of_steps(teacher, tmp_path):
+    costs = bellman_costs(teacher, SEARCH)
+    times = sorted({t for k in (2, 3) for t in costs.best(k).times})
+    store = generate_segments(teacher, tmp_path / "s", 24, times, recipe=HOW.recipe)
+    for k in (2, 3):
+        alone = boss(teacher, k, steps=3, how=HOW, options=QUICK, progress=False)
+        shared = boss(teacher, k, steps=3, how=replace(HOW, rows=store), options=QUICK, progress=False)
+        assert shared.field.times == alone.field.times
+        for one, other in zip(shared.field.parameters(), alone.field.parameters(), strict=True):
+            assert torch.equal(one, other)
+    with pytest.raises(TimeError, match="none of the"):
+        boss(teacher, 6, steps=1, how=replace(HOW, rows=store), options=QUICK, progress=False)
+
+
+def test_trajectories_of_another_flow_or_guidance_are_refused(teacher, tmp_path):
+    store = generate_segments(teacher, tmp_path / "s", 8, recipe=HOW.recipe)
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    with pytest.raises(DataError, match="are not of this teacher"):
+        boss(other, 2, steps=1, how=replace(HOW, rows=store), progress=False)
+    store.about["recipe"]["guidance"] = 2.0
+    with pytest.raises(DataError, match="walked with guidance 2, the search has 1"):
+        boss(teacher, 2, steps=1, how=replace(HOW, rows=store), progress=False)
 
 
 def test_the_command_line_samples_on_the_runs_own_times(teacher, tmp_path, capsys):

@@ -3,24 +3,33 @@
 import json
 import re
 import shutil
+import signal
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+import rheos
 from rheos import core, metrics, nets
 from rheos.core.errors import DataError, OptionError, RunError, UnknownOptionError
 from rheos.data import load
-from rheos.distill import METHODS, Contest, ContestOptions, PairStore, Recipe, contest, notes
-from rheos.distill.contenders import Contender, Stage, smaller
+from rheos.distill import METHODS, Contest, ContestOptions, PairStore, Recipe, SegmentStore, boss, contest, notes
+from rheos.distill.contenders import Contender, Stage, shared
+from rheos.distill.contest import Seconds
 from rheos.distill.measuring import Entry
 from rheos.distill.notes import Note, alone
-from rheos.distill.timing import Plan, planned
-from rheos.train import Options, Run
+from rheos.distill.timing import LEAST, Costs, Plan
+from rheos.distill.trainings import least_budget, trainings
+from rheos.sample import draw
+from rheos.train import Options, Run, Sampling
+from rheos.train.interrupt import Interruption, going_on
+from rheos.train.session import Session
 
 QUICK = Recipe(steps=2, solver="euler", chunk=32)
 
@@ -59,7 +68,14 @@ def test_all_methods_run_on_a_flow_with_labels_and_bake_its_guidance_in(tmp_path
         configs = [file.read_text() for file in (tmp_path / place).rglob("config.json")]
         assert configs
         assert not any("erceptual" in text for text in configs)
-    assert (tmp_path / "winner-2" / "config.json").exists()
+    winner = rheos.load(tmp_path / "winner-2")  # draws with what it won with
+    assert winner.sampling == found.runs[2].sampling == Sampling(2, found.best(2).solver)
+    drawn = draw(winner.field, 4, steps=2, solver=found.best(2).solver, label=3)
+    assert torch.equal(winner.draw(4, label=3), drawn)
+    assert torch.equal(found.runs[2].draw(4, label=3), drawn)
+    assert found.seconds.measuring > sum(e.sampling for e in found.entries)
+    assert found.to_dict()["measuring_seconds"] == found.seconds.measuring
+    assert found.needed > 2.0  # two seconds do not hold nine methods
     row = next(line for line in found.to_dict()["entries"] if line["method"] == "boss")
     assert row["share"] == pytest.approx(1.6 / len(METHODS))
     assert row["over"] == (row["seconds"] > 1.25 * row["share"])
@@ -103,6 +119,7 @@ def test_an_error_that_nobody_expected_ends_one_method_alone(
     assert "Traceback" in (tmp_path / "boss.error.txt").read_text()
 
 
+@pytest.mark.untyped
 def test_rows_that_a_method_draws_take_a_part_of_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rheos.distill import timing
 
@@ -113,43 +130,57 @@ def test_rows_that_a_method_draws_take_a_part_of_its_time(tmp_path: Path, monkey
         clock.now += 0.015625 * steps
         return Run.__new__(Run)
 
-    def drawn(field: object, n: int, **how: float | None) -> None:
-        clock.now += n * (0.03125 if how["guidance"] else 0.015625)
-
     clock = Clock()
     monkeypatch.setattr(timing, "time", clock)
-    monkeypatch.setattr(timing, "draw_solution", drawn)
-    stage = Stage(flow(), range(5000), PLANE, 3.0, None, Options(), False)  # type: ignore[arg-type]
-    method = Contender("x", make, draws=40, guided=True)
-    plan = planned(method, stage, 1, 10.0)
+    stage = Stage(flow(), range(5000), PLANE, 3.0, None, Options(), False, (1, 2))  # type: ignore[arg-type]
+    costs = Costs(stage, call=1 / 2048)
+    method = Contender("x", make, draws=32, guided=True)
+    plan = costs.planned(method, 1, 10.0)
     assert plan.rows == 96  # three seconds at 1/32 a guided row
-    assert plan.steps == (10 - 4 / 64 - (96 - 64) / 32) * 64
-    assert planned(replace(method, guided=False), stage, 1, 10.0).rows == 192
-    assert planned(method, stage, 1, 0.01).rows == 16
+    assert plan.steps == (10 - 96 / 32) * 64
+    assert plan.seconds == 10.0
+    assert plan.least == 16 / 32 + LEAST / 64
+    assert costs.planned(replace(method, guided=False), 1, 10.0).rows == 192
+    tiny = costs.planned(method, 1, 0.01)
+    assert (tiny.rows, tiny.steps) == (16, LEAST)
+    walked = costs.planned(replace(method, walk=lambda *_: None, more=64), 1, 10.0)
+    assert walked.rows == 128  # six seconds of two trainings, and a search of 64 rows
+    assert walked.steps == (10 - 3) * 64
     assert max(given) == 64
+    assert costs.seconds == 0.015625 * (3 + 3 + 6 + 20)  # one trial for all of these
 
 
-def test_one_matrix_of_costs_serves_every_number_of_evaluations(
+def test_one_matrix_of_costs_and_one_walk_serve_every_number_of_evaluations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rheos.distill import boss as module
-
-    calls, real = list[int](), sys.modules[module.__module__].bellman_costs  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        sys.modules[module.__module__], "bellman_costs", lambda *a, **k: calls.append(1) or real(*a, **k)
-    )
-    monkeypatch.setattr(MODULE, "planned", lambda *_: Plan(2, 16))
+    calls = list[str]()
+    for module, name in ((sys.modules[boss.__module__], "bellman_costs"), (sys.modules[shared.__module__],
+                         "generate_segments")):  # fmt: skip
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, n=name, f=real, **k: calls.append(n) or f(*a, **k))
+    monkeypatch.setattr(Costs, "planned", lambda *_: Plan(2, 16))
     found = held(tmp_path, replace(ASKED, methods=("boss",)))
     assert [e.error for e in found.entries] == [None] * 4
-    assert len(calls) == 1
+    assert sorted(calls) == ["bellman_costs", "generate_segments"]
+    store = SegmentStore(tmp_path / "boss-shared" / "segments")
+    for k in (1, 2):
+        own = rheos.load(tmp_path / f"boss-{k}").field.times
+        assert own is not None
+        assert set(own) <= set(store.times)
+    # the walk counts in equal parts, also in a contest that goes on
+    half = json.loads((tmp_path / "boss-shared.json").read_text())["seconds"] / 2
+    lines = [e.seconds for e in held(tmp_path, replace(ASKED, methods=("boss",))).entries if e.method == "boss"]
+    notes_of = [json.loads((tmp_path / f"boss-{k}.json").read_text())["seconds"] for k in (1, 2)]
+    assert lines == [one + half for one in notes_of]
+    assert len(calls) == 2  # what is there is not walked again
 
 
 def test_a_teacher_that_no_student_beats_is_said() -> None:
     def line(method: str, value: float) -> Entry:
         return Entry(method, 1, figures={"d": value}, steps=int(method != "teacher"), seconds=3.0, share=2.0)
 
-    assert Contest((line("teacher", 1.0), line("boss", 1.5)), 1, 0.0, {}, {}).teacher_leads(1)
-    lost = Contest((line("teacher", 1.0), line("boss", 0.5)), 1, 0.0, {}, {})
+    assert Contest((line("teacher", 1.0), line("boss", 1.5)), 1, Seconds(), {}, {}).teacher_leads(1)
+    lost = Contest((line("teacher", 1.0), line("boss", 0.5)), 1, Seconds(), {}, {})
     assert not lost.teacher_leads(1)
     assert lost.entries[0].over
     assert lost.to_dict()["teacher_leads"] == []
@@ -162,11 +193,44 @@ def test_two_contests_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_smaller_network_has_half_the_width() -> None:
-    net = smaller(nets.MLP(2, hidden=64, depth=2))
-    assert net.config["hidden"] == 32  # type: ignore[index]
-    with pytest.raises(OptionError, match="Linear has no width to halve"):
-        smaller(nn.Linear(2, 2))
+def test_methods_with_the_same_step_are_timed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, real = list[object](), Costs._tried
+    monkeypatch.setattr(Costs, "_tried", lambda self, make, *a: tried.append(make) or real(self, make, *a))
+    found = held(tmp_path, replace(ASKED, methods=("boss", "instaflow", "progressive", "reflow"), seconds=3.0))
+    assert {e.error for e in found.entries} == {None}
+    assert tried == [METHODS["reflow"].make, METHODS["progressive"].make]
+    assert found.seconds.timing > 0
+    again = held(tmp_path, replace(ASKED, methods=("boss", "instaflow", "progressive", "reflow"), seconds=3.0))
+    assert again.seconds.timing == 0.0  # what is settled is not timed again
+    assert len(tried) == 2
+
+
+def test_a_budget_that_is_too_small_is_told_with_one_that_would_do(tmp_path: Path) -> None:
+    told = list[str]()
+    small = replace(ASKED, seconds=0.01)
+    found = held(tmp_path, small, say=told.append)
+    warned = next(line for line in told if line.startswith("Warning"))
+    assert re.search(r"equal shares of 0.01 s some .* their least, 4 steps.* A budget of .* has room", warned)
+    assert found.needed > 0.01
+    assert [e.steps for e in found.entries if e.steps] == [LEAST] * 2
+    first = told[1]
+    assert re.match(
+        r"Drawing \d+ samples of the teacher takes about .*, training and its timing .*; measuring .* takes .* more",
+        first,
+    )
+
+
+def test_the_budget_that_would_do_gives_every_training_its_least() -> None:
+    methods = [Contender("a", METHODS["reflow"].make), Contender("b", METHODS["boss"].make, every=False)]
+    work = trainings(methods, (1, 2), 100.0, Path("x"))
+    assert [one.share for one in work] == [40.0, 20.0, 20.0]
+    plans = {one.folder: Plan(9, 9, 10.0, least) for one, least in zip(work, (30.0, 30.0, 5.0), strict=True)}
+    needed = least_budget(work, plans, timing=8.0, seconds=100.0)
+    assert needed == (30.0 * 4 + 8.0) / 0.8  # a quarter of the trainings' time is 30 s
+    share = trainings(methods, (1, 2), needed, Path("x"))[1].share
+    assert share * (1 - 8.0 / (0.8 * needed)) == pytest.approx(30.0)
+    assert least_budget(work, plans, timing=8.0, seconds=200.0) == 0.0
+    assert least_budget(work, dict.fromkeys(plans, "cannot run here"), timing=8.0, seconds=100.0) == 0.0
 
 
 def test_options_that_make_no_contest_are_refused() -> None:
@@ -219,11 +283,17 @@ def flow(seed: int = 0) -> core.Field:
     return core.Field(nets.MLP(2, hidden=8, depth=1, time_features=8), shape=(2,))
 
 
-def held(out: Path, options: ContestOptions = ASKED, field: core.Field | None = None, size: int = 200) -> Contest:
+def held(
+    out: Path,
+    options: ContestOptions = ASKED,
+    field: core.Field | None = None,
+    size: int = 200,
+    say: Callable[[str], None] = lambda line: None,
+) -> Contest:
     real = PLANE.batch(torch.arange(200)).x
     return contest(
         field or flow(), lambda x, _, __: {"d": metrics.sliced_wasserstein(x, real)}, PLANE.limit(size), out=out,
-        options=options, progress=False,
+        options=options, progress=False, say=say,
     )  # fmt: skip
 
 
@@ -232,7 +302,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Contest]:
     """A contest with one training for all numbers of evaluations, and one with a training for each."""
     folder = tmp_path_factory.mktemp("contests")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MODULE, "planned", lambda *_: Plan(2, 64))
+        patch.setattr(Costs, "planned", lambda *_: Plan(2, 64))
         held(folder / "each", replace(ASKED, methods=("progressive",)))
         return folder, held(folder / "one")
 
@@ -296,8 +366,8 @@ def test_the_seconds_of_pairs_that_were_interrupted_add_up(
     monkeypatch.setattr(MODULE, "generate", generate)
     with pytest.raises(KeyboardInterrupt):
         held(tmp_path)
-    assert held(tmp_path).seconds == 10.0
-    assert held(tmp_path).seconds == 10.0
+    assert held(tmp_path).seconds.pairs == 10.0
+    assert held(tmp_path).seconds.pairs == 10.0
     assert len(calls) == 3
 
 
@@ -321,6 +391,8 @@ def test_a_contest_that_is_asked_for_something_else_is_refused_and_nothing_chang
         held(place, replace(ASKED, **change))  # type: ignore[arg-type]
     assert str(place) in str(told.value)
     assert "choose another out" in str(told.value)
+    longer = "seconds" in change or "methods" in change
+    assert ("cannot be given more time afterwards: its learning rate falls to nothing" in str(told.value)) == longer
     assert {p: p.stat().st_mtime_ns for p in sorted(place.rglob("*")) if p.is_file()} == before
 
 
@@ -369,3 +441,42 @@ def test_seconds_of_work_that_is_gone_do_not_count(tmp_path: Path, clock: Clock)
     with note.timed():
         clock.now += 1.0
     assert note.seconds == 1.0
+
+
+def test_the_seconds_of_a_process_that_is_killed_are_written_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notes, "EVERY", 0.01)
+    made, place = tmp_path / "made", tmp_path / "n.json"
+    made.mkdir()
+    with Note(place, made).timed():
+        end = time.monotonic() + 5
+        while time.monotonic() < end and Note(place, made).seconds < 0.05:
+            time.sleep(0.01)
+        left = Note(place, made)  # what a kill would leave here
+        assert 0.05 <= left.seconds < 5
+        assert not left["done"]
+    assert Note(place, made)["done"]
+    whole = Note(place, made).seconds
+    assert whole >= left.seconds
+    time.sleep(0.05)
+    assert Note(place, made).seconds == whole  # nobody writes any more
+
+
+def test_a_training_that_is_stopped_says_how_the_contest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Session, wish: Interruption) -> bool:
+        wish.signal = 0 if self.files is None else signal.SIGINT  # trials go on
+        return wish.signal != 0
+
+    monkeypatch.setattr(Session, "_stop", stopped)
+    with pytest.raises(KeyboardInterrupt) as told:
+        held(tmp_path)
+    assert "Stopped after step 1 of" in str(told.value)
+    assert f"The same contest, asked for again in {tmp_path}, goes on from there." in str(told.value)
+    with (
+        going_on("Go on:  rheos distill x"),
+        pytest.raises(KeyboardInterrupt, match=r"step 2 .* Go on:  rheos distill x"),
+    ):
+        held(tmp_path)

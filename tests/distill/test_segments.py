@@ -54,6 +54,19 @@ def test_every_time_of_the_fine_grid_is_kept_unless_told_and_every_second_one_fo
         assert torch.equal(halved.states(k), every.states(2 * k))
 
 
+def test_a_store_at_some_of_its_times_is_the_store_that_was_made_for_them(flow, tmp_path):
+    every = generate_segments(flow, tmp_path / "a", 12, recipe=RECIPE)
+    some = generate_segments(flow, tmp_path / "b", 12, TIMES, recipe=RECIPE)
+    for view in (every.at(TIMES), every.at(every.times[::2]).at(TIMES), every.at(TIMES).again()):
+        assert (view.times, view.segments, len(view)) == (TIMES, 3, 12)
+        one, other = view.data(), some.data()
+        assert torch.equal(one.x, other.x)
+        assert all(torch.equal(one.columns[name], other.columns[name]) for name in ("x_s", "s", "t"))
+    assert every.segments == 8  # a view leaves the store as it is
+    with pytest.raises(TimeError, match=r"0\.3 is none of the 4 times of the store; the nearest is 0\.25"):
+        some.at((0.0, 0.3, 1.0))
+
+
 def test_an_interrupted_store_goes_on_and_equals_an_uninterrupted_one(flow, tmp_path):
     class StopError(Exception):
         pass

@@ -126,3 +126,35 @@ def test_conditions_and_null_are_the_networks():
     assert adapted.null("label", 2).tolist() == [3, 3]
     with pytest.raises(ConditionError, match="label is missing"):
         adapted(torch.zeros(1, 2), torch.zeros(1), torch.ones(1))
+
+
+class Stacked(nn.Module):
+    """A network that embeds the time in every block, and says so."""
+
+    embeds_time = "blocks.*.emb"
+    exact_times = True
+    kept = frozenset({"size"})
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"emb": nn.Linear(4, 2), "out": nn.Linear(2, 2)}) for _ in range(3))
+
+    def forward(self, x, t):
+        for block in self.blocks:
+            x = block["out"](x + block["emb"](t[:, None].expand(-1, 4).to(x.dtype)))
+        return x
+
+
+def test_a_network_that_embeds_the_time_in_every_block_hears_the_length_in_every_one():
+    net = Stacked()
+    adapted = TwoTimeAdapter(net)
+    assert (adapted.at, adapted.kept, adapted.exact_times) == ("blocks.*.emb", {"size"}, True)
+    x, s, t = torch.randn(3, 2), torch.rand(3), torch.ones(3)
+    assert torch.equal(adapted(x, s, t), net(x, s))
+    with torch.no_grad():
+        adapted.length.bias.copy_(torch.tensor([1.0, -2.0]))  # its weight is zero: every block adds this
+        expected = x
+        for block in net.blocks:
+            embedded = block["emb"](s[:, None].expand(-1, 4)) + torch.tensor([1.0, -2.0])
+            expected = block["out"](expected + embedded)
+        torch.testing.assert_close(adapted(x, s, t), expected)

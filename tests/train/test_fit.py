@@ -141,7 +141,7 @@ def test_the_loss_falls_and_the_field_is_the_exact_one_of_the_mixture(predicts):
 def test_the_field_learns_the_shape_the_range_and_the_source_of_its_data(field):
     digits = load("digits")
     flow = core.Field(nets.UNet(1, width=8, multipliers=(1, 2), attention=(), classes=10))
-    run = fit(flow, core.FlowMatching("exact-ot"), digits, steps=1, options=Options(batch=4))
+    run = fit(flow, core.FlowMatching(core.PerCondition("exact-ot")), digits, steps=1, options=Options(batch=4))
     for f in (flow, run.field):
         assert (f.shape, f.value_range, f.gaussian) == ((1, 8, 8), (-1.0, 1.0), False)
 

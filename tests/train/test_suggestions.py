@@ -11,6 +11,7 @@ from rheos.nets import DiT
 from rheos.train import CrossFlow, Options, SourceLosses, SymmFlow, fit, inpainting
 from rheos.train.suggestions import network_for
 
+MASKED = {"embedding", "embedding_mask"}
 BRIEF = Options(batch=4, sample_every=0)
 
 
@@ -30,6 +31,8 @@ def trains(field, objective, data):
         (load("digits", limit=20), {"label"}),
         (load("digits", limit=20, conditions=[]), set()),
         (digits(embedding=torch.randn(20, 5)), {"embedding"}),
+        (digits(embedding=torch.randn(20, 4, 5)), {"embedding"}),
+        (digits(embedding=torch.randn(20, 4, 5), embedding_mask=torch.rand(20, 4) < 0.5), MASKED),
         (digits(mask=torch.arange(20 * 64).reshape(20, 8, 8) % 3), {"mask"}),
         (digits(concat=torch.randn(20, 2, 8, 8)), {"concat"}),
         (inpainting(load("digits", limit=20)), {"label", "known", "hole"}),
@@ -43,13 +46,27 @@ def test_a_network_takes_what_batches_carry(data, names):
 
 
 def test_what_no_network_is_built_for_is_said():
-    with pytest.raises(ConditionError, match=r"\(4, 5\) numbers a text.*tokens=4, token_dim=5"):
-        network_for(digits(embedding=torch.randn(20, 4, 5)))
+    with pytest.raises(ConditionError, match=r"\(4, 5, 6\) numbers a text"):
+        network_for(digits(embedding=torch.randn(20, 4, 5, 6)))
+    with pytest.raises(ConditionError, match="tokens of captions beside mask"):
+        network_for(digits(embedding=torch.randn(20, 4, 5), mask=torch.zeros(20, 8, 8).long()))
+    flat = Data(torch.zeros(4, 3), {"embedding": torch.zeros(4, 3, 3)}, conditions=("embedding",))
+    with pytest.raises(ConditionError, match="a transformer for pictures"):
+        network_for(flat)
+    large = Data(torch.zeros(1, 1, 97, 97), {"embedding": torch.zeros(1, 3, 3)}, conditions=("embedding",))
+    with pytest.raises(ConditionError, match=r"97 x 97 cannot be cut.*--size 64"):
+        network_for(large)
     with pytest.raises(ConditionError, match="'hole', but not 'known'"):
         network_for(digits(hole=torch.zeros(20, 1, 8, 8)))
     flat = Data(torch.zeros(4, 3), {"mask": torch.zeros(4, 3, 3).long()}, conditions=("mask",))
     with pytest.raises(ConditionError, match="are vectors"):
         network_for(flat)
+
+
+@pytest.mark.parametrize(("side", "patch"), [(8, 1), (16, 2), (28, 4), (31, 1), (32, 4), (33, 3), (64, 8), (256, 16)])
+def test_pictures_are_cut_into_about_64_patches_if_they_can_be(side, patch):
+    data = Data(torch.zeros(1, 1, side, side), {"embedding": torch.zeros(1, 3, 3)}, conditions=("embedding",))
+    assert network_for(data).net.config["patch"] == patch
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,15 @@ class Call(ABC):
     """Whether these networks are flows on the linear path where no scheduler says what they are."""
     kept: frozenset[str] = frozenset()
     """Conditions that the unconditional branch keeps: sizes, an embedded guidance scale."""
+    slot = "transformer"
+    """What a pipeline calls such a network."""
+    embeds_time: str | None = None
+    """The submodule that embeds the clock, as `rheos.nets.TwoTimeAdapter` takes it; None: nobody knows."""
+    widths: tuple[str, ...] = ()
+    """Entries of the configuration that grow with the width: first the number of heads, or the channels of each level,
+    then what keeps a ratio to it."""
+    blocks: tuple[tuple[str, str], ...] = ()
+    """Lists of blocks in a row, and the entry of the configuration that counts each; "" for what is no list."""
 
     @abstractmethod
     def conditions(self, model: nn.Module) -> frozenset[str]:
@@ -76,6 +85,11 @@ def _square(model: nn.Module) -> tuple[int, ...] | None:
 class UNetCall(Call):
     """`UNet2DModel`: pictures without text, with classes where the network has them."""
 
+    slot = "unet"
+    embeds_time = "time_embedding"
+    widths = ("block_out_channels",)
+    blocks = (("", "layers_per_block"),)
+
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """`class_labels`, or nothing."""
         return frozenset({"class_labels"} if setting(model, "class_embed_type") or _classes(model) else ())
@@ -103,6 +117,10 @@ class UNetConditionCall(Call):
     """`UNet2DConditionModel`: Stable Diffusion 1 and 2, and XL with its pooled text and sizes."""
 
     kept = frozenset({"time_ids"})
+    slot = "unet"
+    embeds_time = "time_embedding"
+    widths = ("block_out_channels",)
+    blocks = (("", "layers_per_block"),)
 
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """`encoder_hidden_states`, and what the configuration adds to it."""
@@ -146,6 +164,10 @@ class UNetConditionCall(Call):
 class DiTCall(Call):
     """`DiTTransformer2DModel`: latents by class; a learned variance in the second half of the output is left out."""
 
+    embeds_time = "transformer_blocks.*.norm1.emb.timestep_embedder"
+    widths = ("num_attention_heads",)
+    blocks = (("transformer_blocks", "num_layers"),)
+
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """`class_labels`."""
         return frozenset({"class_labels"})
@@ -170,6 +192,9 @@ class SD3Call(Call):
     """`SD3Transformer2DModel`: Stable Diffusion 3."""
 
     flow = True
+    embeds_time = "time_text_embed.timestep_embedder"
+    widths = ("num_attention_heads", "caption_projection_dim")
+    blocks = (("transformer_blocks", "num_layers"),)
 
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """Text embeddings and the pooled ones."""
@@ -214,6 +239,9 @@ class FluxCall(Call):
 
     flow = True
     kept = frozenset({"embedded_guidance"})
+    embeds_time = "time_text_embed.timestep_embedder"
+    widths = ("num_attention_heads",)
+    blocks = (("transformer_blocks", "num_layers"), ("single_transformer_blocks", "num_single_layers"))
 
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """Text embeddings and the pooled ones; distilled networks take a guidance scale a row too."""
@@ -285,6 +313,9 @@ class WanCall(Call):
     """`WanTransformer3DModel`: video latents (B, C, frames, H, W)."""
 
     flow = True
+    embeds_time = "condition_embedder.time_embedder"
+    widths = ("num_attention_heads", "ffn_dim")
+    blocks = (("blocks", "num_layers"),)
 
     def conditions(self, model: nn.Module) -> frozenset[str]:
         """Text embeddings, and those of a picture where the network takes one."""

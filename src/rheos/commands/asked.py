@@ -1,7 +1,7 @@
 """What the rows of a command are asked to be: labels, captions, or columns of given rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
 from rheos.commands import kit
@@ -23,10 +23,13 @@ class Asked:
     Args:
         cond: By name, n rows each.
         texts: By name, what the file of each row says of it.
+        index: The held-out rows (or rows of the run's data, where none were held out) whose columns these are; None
+            where they come from elsewhere.
     """
 
     cond: dict[str, "Tensor"] = field(default_factory=dict)
     texts: dict[str, list[str]] = field(default_factory=dict)
+    index: "Tensor | None" = None
 
     def of(self, row: int) -> dict[str, str]:
         """What the file of a row says of it."""
@@ -67,7 +70,9 @@ def asked(
     from rheos.train.drawing import CAPTIONED, columns, needs
 
     wanted, words = needs(run), list(caption)
-    captioned = wanted & frozenset(CAPTIONED)
+    captioned = wanted & frozenset(CAPTIONED) if run.prompted is None else wanted
+    if run.prompted is not None and wanted and not words:
+        raise kit.misuse("This flow is a student of a pipeline and needs prompts: --caption TEXT, or --caption none.")
     if words and not captioned:
         raise kit.misuse("--caption is for flows of captions; this one was trained without. Leave it out.")
     found = Asked()
@@ -82,7 +87,8 @@ def asked(
     if given is not None and not rest:
         raise kit.misuse("--given has rows for flows that need masks, captions or pictures; this one needs none.")
     if rest:
-        _take(found, run, rest, n, first, given)
+        index = _take(found, run, rest, n, first, given)
+        found = replace(found, index=index if given is None else None)
     if label is None and "label" in found.cond:  # of the same rows as the rest
         labels: Tensor | None = found.cond.pop("label")
     elif label is None and words and "label" in run.field.conditions:
@@ -96,8 +102,8 @@ def asked(
     return found
 
 
-def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given: str | None) -> None:
-    """Columns of rows of data, row by row as the seeds count."""
+def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given: str | None) -> "Tensor":
+    """Columns of rows of data, row by row as the seeds count; gives the rows' numbers."""
     import torch
 
     from rheos.commands.given import rows_like
@@ -122,6 +128,7 @@ def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given
     found.texts["row"] = [str(k) for k in index.tolist()]
     if given is not None:
         found.texts["given"] = [given] * n
+    return index
 
 
 def _held_out(run: "Run", names: list[str]) -> "Data":

@@ -1,8 +1,10 @@
 """`rheos distill`."""
 
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from rheos.core.field import Field
     from rheos.data import Data
     from rheos.distill import Contest
-    from rheos.distill.contest import Entry
+    from rheos.distill.contest import Entry, Judge
     from rheos.train import Run
 
 __all__ = ["Options", "main", "seconds_of"]
@@ -34,14 +36,16 @@ class Options:
     """Make a trained flow few-step: try the methods at equal budget on this flow, and keep the best.
 
     Students are measured against rows that training held out; winners are chosen on one half of them and reported on
-    the other. The run of each winner is written beside the table, the plot and the pictures. A contest that was
-    interrupted goes on when the command is given again; another budget, guidance or seed wants another --out.
+    the other. The run of each winner is written beside the table, the plot and the pictures, and remembers its steps
+    and solver. A contest that was interrupted goes on when the command is given again; another budget, guidance or seed
+    wants another --out.
 
     Args:
         run: The run directory, or a folder with a diffusers pipeline.
         evaluations: Numbers of network calls a sample, separated by commas.
         methods: Names separated by commas, or all.
-        budget: Time for the teacher's samples and all trainings together, such as 90s, 10m or 2h.
+        budget: Time for the teacher's samples, timing and all trainings together, such as 90s, 10m or 2h. What
+            measuring takes besides is told before.
         guidance: Of the teacher, baked into the students; 1 is none.
         n: Samples behind each line.
         prompts: For a pipeline: a text file with one prompt a line.
@@ -69,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     if options.n < 20:
         raise kit.misuse(f"--n must be at least 20, half to choose by and half to report, got {options.n}.")
     from rheos.distill import METHODS, ContestOptions, contest
+    from rheos.train.interrupt import going_on
 
     names = _names(options.methods)
     how = ContestOptions(
@@ -77,8 +82,15 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     out = options.out or options.run / "distill"
     teacher, data, cond, judge = _subject(options)
-    kit.say(f"{len(names or METHODS)} methods, {seconds:.0f} s in all, and some time for measuring.")
-    found = contest(teacher, judge, data, out=out, options=how, cond=cond, say=kit.say)
+    kit.say(f"{len(names or METHODS)} methods, {seconds:g} s in all, and some time for measuring.")
+    again = f"Go on:  rheos distill {shlex.join(argv)}"
+    try:
+        with going_on(again):
+            found = contest(teacher, judge, data, out=out, options=how, cond=cond, say=kit.say)
+    except KeyboardInterrupt:
+        if (out / "pairs" / "store.json").exists():
+            kit.say(f"Stopped; what was made in {out} is kept. {again}")
+        raise
     files = _write(found, out, counts, teacher)
     if options.json:
         kit.emit({"run": str(options.run), "out": str(out), **found.to_dict(), "files": [str(f) for f in files]})
@@ -87,22 +99,23 @@ def main(argv: Sequence[str]) -> int:
         _print(found, k)
         best = found.best(k)
         if best is not None:
-            print("\n" + _use(teacher, options.run, out / f"winner-{k}", k, best.solver) + "\n")
-    kit.say(f"{found.pairs} samples of the teacher took {found.seconds:.0f} s. Files are in {out}.")
+            print("\n" + _use(teacher, out / f"winner-{k}") + "\n")
+    took = found.seconds
+    kit.say(
+        f"{found.pairs} samples of the teacher took {took.pairs:.0f} s, timing {took.timing:.0f} s, measuring "
+        f"{took.measuring:.0f} s. Files are in {out}."
+    )
+    if found.needed:
+        kit.say(f"The budget did not hold the least work of all methods: --budget {math.ceil(found.needed)}s would.")
     return 0
 
 
-def _use(teacher: "Run | Field", run: Path, winner: Path, steps: int, solver: str) -> str:
-    """How the winner is sampled; its network is the pipeline's own class, which no file makes."""
+def _use(teacher: "Run | Field", winner: Path) -> str:
+    """How the winner is sampled."""
     from rheos.train import Run
 
-    if isinstance(teacher, Run):
-        return f"    rheos sample {winner} --steps {steps} --solver {solver}"
-    return (
-        f"    field = rheos.adapters.from_diffusers(DiffusionPipeline.from_pretrained({str(run)!r}))\n"
-        f"    fast  = rheos.load({str(winner)!r}, custom=rheos.adapters.parts(field))\n"
-        f"    x     = field.decode(sample.draw(fast.field, 4, steps={steps}, solver={solver!r}, **conditions))"
-    )
+    prompt = "" if isinstance(teacher, Run) or not teacher.conditions else " --caption 'a prompt'"
+    return f"    rheos sample {shlex.quote(str(winner))}{prompt}"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -126,9 +139,6 @@ def seconds_of(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise kit.misuse(f"--budget is a time such as 90s, 10m or 2h, got {text!r}.")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-Judge = Callable[["Tensor", "Tensor | None", str], Mapping[str, float]]
 
 
 def _subject(options: Options) -> "tuple[Run | Field, Data | None, Cond | None, Judge]":
@@ -185,13 +195,12 @@ def _conditions(run: "Run") -> "Cond | None":
 def _pipeline(options: Options) -> "tuple[Field, None, Cond | None, Judge]":
     """A pipeline as a field; students are compared with its own samples."""
     import torch
-    from diffusers import DiffusionPipeline
 
-    from rheos.adapters import from_diffusers
+    from rheos.adapters import from_diffusers, open_pipeline
     from rheos.metrics import sliced_wasserstein
     from rheos.sample import draw
 
-    field = from_diffusers(DiffusionPipeline.from_pretrained(options.run, local_files_only=True))
+    field = from_diffusers(open_pipeline(options.run))
     cond: Cond | None = None
     if field.conditions:
         if options.prompts is None or not options.prompts.is_file():

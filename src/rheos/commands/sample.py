@@ -33,9 +33,9 @@ class Options:
         run: The run directory.
         n: How many.
         steps: Steps of the solver, 20 unless given (4 for a flow map); a step of heun costs two network calls, one of
-            euler one. A flow that was straightened for certain times has their number.
-        solver: A name of rheos list solvers, heun unless given (euler for a flow with times of its own, jump for a flow
-            map); rheos tune says which suits a run.
+            euler one. A flow that was made for certain steps, such as a winner of rheos distill, has their number.
+        solver: A name of rheos list solvers; unless given, the one that the flow was made for (a winner's own, euler
+            for a flow with times of its own, jump for a flow map), else heun. rheos tune says which suits a run.
         grid: The times between which it steps: uniform (unless given, or the flow's own), quadratic, logsnr, karras,
             beta, sway, with numbers such as karras:5 or sway:-0.5; or the times themselves, such as 0,0.3,1, which then
             say how many steps.
@@ -143,15 +143,14 @@ def settled(options: Options, run: "Run") -> "tuple[Options, Grid, int]":
             raise kit.misuse(
                 f"--grid {options.grid} has {grid.steps} steps, and --steps says {options.steps}. Leave one out."
             )
-        steps = (
-            grid.steps if grid.steps is not None else run.field.usual_steps if options.steps is None else options.steps
-        )
-        return replace(options, solver=options.solver or run.field.usual), grid, steps
+        way = run.sampling
+        steps = grid.steps or options.steps or way.steps or run.field.usual_steps
+        return replace(options, solver=options.solver or way.solver or run.field.usual), grid, steps
     count = len(own) - 1 if options.steps is None else options.steps
     grid_for(run.field, count)
     text = ",".join(["0", *(repr(t) for t in own[1:-1]), "1"])  # the field's finite range cuts the ends again
     return (
-        replace(options, solver=options.solver or "euler", grid=text),
+        replace(options, solver=options.solver or run.sampling.solver or "euler", grid=text),
         read_grid(replace(options, grid=text), 1.0),
         count,
     )
@@ -180,7 +179,8 @@ def read_grid(options: Options, shift: float) -> "Grid":
 def _format(run: "Run", asked: str) -> str:
     """What is written, checked before anything is drawn."""
     shape, span = run.field.shape or (), run.value_range
-    pictures = run.codec is not None or (len(shape) == 3 and shape[0] in (1, 3) and span is not None)
+    decoded = run.codec is not None or run.prompted is not None
+    pictures = decoded or (len(shape) == 3 and shape[0] in (1, 3) and span is not None)
     if asked == "auto":
         return "png" if pictures else "npz"
     if asked == "png" and not pictures:

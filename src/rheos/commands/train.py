@@ -22,8 +22,9 @@ class Options:
     """Train a flow on your data: a folder of pictures, a .npz file, or a built-in set.
 
     A network that fits the data is chosen: a U-Net for pictures, an MLP for vectors, conditioned on the class where
-    there are labels (subfolders are classes). A tenth of the rows is held out for rheos eval. Killed at any moment,
-    the run goes on with --resume. On several processes: torchrun --nproc-per-node 2 -m rheos train ...
+    there are labels (subfolders are classes), or on captions by --set data.embed=minilm. A tenth of the rows is held
+    out for rheos eval. Killed at any moment, the run goes on with --resume. On several processes: torchrun
+    --nproc-per-node 2 -m rheos train ...
 
     Args:
         data: A folder of pictures, a .npy or .npz file, or a name of rheos list data.
@@ -64,18 +65,20 @@ def main(argv: Sequence[str]) -> int:
         return 0
     kit.say(_summary(made))
     from rheos.train import fit
+    from rheos.train.interrupt import going_on
 
     begun = time.perf_counter()
     try:
-        run = fit(
-            made.field,
-            made.objective,
-            made.data,
-            steps=made.steps,
-            out=options.out,
-            options=made.options,
-            resume=options.resume,
-        )
+        with going_on(f"Go on:  rheos train --resume --out {options.out}"):
+            run = fit(
+                made.field,
+                made.objective,
+                made.data,
+                steps=made.steps,
+                out=options.out,
+                options=made.options,
+                resume=options.resume,
+            )
     except KeyboardInterrupt:
         if options.out is not None and (options.out / "config.json").exists():
             kit.say(f"Stopped; what was learned is kept. Go on:  rheos train --resume --out {options.out}")
@@ -126,9 +129,14 @@ def _summary(made: "Experiment") -> str:
     numbers = sum(p.numel() for p in made.field.parameters())
     given = f" given its {', '.join(sorted(made.field.conditions))}" if made.field.conditions else ""
     net = type(made.field.net).__name__
+    from rheos.train.classwise import TRANSPORT, advice
+
+    said = (
+        None if isinstance(getattr(made.objective, "coupling", None), TRANSPORT) else advice(made.objective, made.data)
+    )
     does = f"predicts {made.field.predicts}{given}" if made.flows else "learns latents"
     return (
         f"{made.data!r}{''.join(f' {note}' for note in made.data.notes)}\n"
         f"{net} with {numbers / 1e6:.2f} M parameters {does}; {made.steps} steps of "
-        f"{made.options.batch} rows."
+        f"{made.options.batch} rows." + (f"\n{said}" if said else "")
     )

@@ -1,11 +1,13 @@
 """What samples of a run are compared with: the rows that training held out, in the features that fit them."""
 
+from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rheos.metrics import FeatureExtractor
+    from rheos.metrics import FeatureExtractor, Retrieval
     from rheos.train import Run
 
 __all__ = ["Yardstick"]
@@ -42,6 +44,37 @@ class Yardstick:
         label = labels if self.data.classes == (len(self.net.info.classes) if self.net.info else 0) else None
         return figures | quality(x, self.real, self.net, label=label, groups=min(20, len(x), len(self.real))).to_dict()
 
+    def follows(self, x: "Tensor", index: "Tensor", names: Collection[str]) -> "Retrieval | None":
+        """Whether samples find the real rows that they were asked to be like, in the same features as `measure`.
+
+        Args:
+            x: Samples.
+            index: Of each, the row of `data` whose columns it was drawn for; a row's first sample counts.
+            names: Those columns; rows that are equal in all of them stand for each other.
+
+        Returns:
+            None where fewer than two different conditions were asked for.
+        """
+        import torch
+
+        from rheos.metrics import retrieval
+
+        rows, place = torch.unique(index, return_inverse=True)
+        first = torch.full((len(rows),), len(index)).scatter_reduce(0, place, torch.arange(len(index)), "amin")
+        columns = [self.data.columns[name] for name in sorted(names)]
+        same = _alike([c for c in columns if isinstance(c, torch.Tensor)], rows)
+        if int(same.max()) == 0:
+            return None
+        seen = (lambda v: v.flatten(1)) if self.net is None else self.net.features
+        return retrieval(seen(x[first.to(x.device)]), seen(self.real[rows]), same)
+
+    def labels(self, index: "Tensor") -> "Tensor | None":
+        """Classes of rows of `data`, where it has such."""
+        import torch
+
+        labels = self.data.columns.get("label")
+        return labels[index] if isinstance(labels, torch.Tensor) else None
+
     def trained(self) -> "Yardstick":
         """With the rows of the training set in place of the held-out ones."""
         import copy
@@ -68,5 +101,20 @@ class Yardstick:
         from rheos.core.draws import Draws
 
         index = Draws.training(1, 0, len(self.train)).permutation("floor")[: min(n, len(self.train))]
-        batch = self.train.batch(index if len(index) else torch.arange(1))
-        return self.measure(batch.x, batch.cond.get("label"))
+        index = index if len(index) else torch.arange(1)
+        labels = self.train.columns.get("label")
+        return self.measure(self.train.batch(index).x, labels[index] if isinstance(labels, torch.Tensor) else None)
+
+
+def _alike(columns: "Sequence[Tensor]", rows: "Tensor") -> "Tensor":
+    """Numbers from 0 on, equal for rows that are equal in all columns; a digest a row, for tokens may be large."""
+    import torch
+
+    seen: dict[bytes, int] = {}
+    same = []
+    for k in rows.tolist():
+        digest = blake2b(digest_size=16)
+        for column in columns:
+            digest.update(column[k].cpu().contiguous().numpy().tobytes())
+        same.append(seen.setdefault(digest.digest(), len(seen)))
+    return torch.tensor(same)

@@ -28,7 +28,8 @@ class Field(nn.Module):
 
     Args:
         net: Called `net(x, t, **cond)` with t of shape (B,), float32 (float64 for a float64 net). It may declare
-            `conditions` (a set of names) and `null(name, rows)`, the value of a condition that is absent.
+            `conditions` (a set of names), `null(name, rows)`, the value of a condition that is absent, `kept`, names of
+            conditions that the unconditional branch keeps, and `exact_times = True`, to be given float64 times always.
         path: An `AffinePath`, `GeodesicPath` or `JointPath`, or the name of a schedule.
         predicts: "velocity", "data", "noise", "score", "v_prediction" or "edm".
         shift: The time shift k this field is trained and sampled with, t' = t / (t + k (1 - t)).
@@ -94,6 +95,7 @@ class Field(nn.Module):
         known = (c.get("classes") for c in inner if isinstance(c, dict))
         self._classes = next((c for c in known if isinstance(c, int) and c), 0)
         self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
+        self._times = torch.float64 if getattr(self.net, "exact_times", False) else self._clock
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Field":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -207,18 +209,22 @@ class Field(nn.Module):
         return Reply(value)
 
     def door(self, t: Time, x: State) -> Tensor | dict[str, Tensor]:
-        """Times as the network takes them: (B,) or more axes, float32, or float64 for a float64 network."""
+        """Times as the network takes them: (B,) or more axes, float32, or float64 where it is or asks for such."""
         if isinstance(t, float):
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
-            return torch.full((first.shape[0],), t, dtype=self._clock, device=first.device)
+            return torch.full((first.shape[0],), t, dtype=self._times, device=first.device)
         if isinstance(t, Tensor):
-            t = t.to(device=device_of(x), dtype=self._clock)
+            t = t.to(device=device_of(x), dtype=self._times)
             return t.expand(rows(x), *t.shape[1:]) if t.ndim == 0 or t.shape[0] == 1 else t
         return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
     def null(self, cond: Cond) -> Cond:
-        """The same conditions with every value null, in the shape of what it replaces: the unconditional branch."""
-        return {name: _stretched(self._null(name, len(value)), value) for name, value in cond.items()}
+        """The same conditions with every value null, in the shape of what it replaces: the unconditional branch.
+
+        What the network declares as `kept` stays.
+        """
+        kept = getattr(self.net, "kept", ())
+        return {n: v if n in kept else _stretched(self._null(n, len(v)), v) for n, v in cond.items()}
 
     def _null(self, name: str, n: int) -> Tensor:
         make = getattr(self.net, "null", None)
@@ -239,6 +245,11 @@ class Field(nn.Module):
             known = ", ".join(sorted(self.conditions)) or "none"
             raise ConditionError(f"Unknown condition {', '.join(unknown)}; this network takes: {known}.")
         return {name: cond[name] if name in cond else self._null(name, n) for name in sorted(self.conditions)}
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is a network, a path and a kind of prediction and no more: a student can be made of these."""
+        return type(self) is Field
 
     @property
     def remembers(self) -> bool:

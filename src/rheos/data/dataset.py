@@ -291,7 +291,10 @@ class Data:
         """
         check_fraction(fraction)
         if len(self) < 2:
-            raise DataError("A set of one row cannot be split.")
+            raise DataError(
+                "A set of one row cannot be split: nothing would be left to learn. Give more rows, or hold none out "
+                "(split=None; --set data.split=null on the command line)."
+            )
         count = min(max(round(fraction * len(self)), 1), len(self) - 1)
         held = torch.zeros(len(self), dtype=torch.bool)
         held[rows.choose(len(self), count, self._labels(), seed, "split")] = True

@@ -25,7 +25,8 @@ def embedder(name: str) -> Embedder:
 
     Args:
         name: "minilm", or "minilm:16" for features of 16 tokens; "emoji", the stored captions of that set;
-            "letters:5", one-hot letters; "clip:PATH" and "t5:PATH" for a model's folder. Nothing is downloaded.
+            "letters:5", one-hot letters, and "letters:5:cut" for texts of any length and signs; "clip:PATH" and
+            "t5:PATH" for a model's folder. Nothing is downloaded.
 
     Raises:
         UnknownOptionError: For an unknown name.
@@ -34,7 +35,7 @@ def embedder(name: str) -> Embedder:
 
     Example:
         >>> embedder("letters:5")
-        Letters(length=5, alphabet='abcdefghijklmnopqrstuvwxyz ')
+        Letters(length=5, alphabet='abcdefghijklmnopqrstuvwxyz ', cut=False)
     """
     if not isinstance(name, str):
         raise OptionError(f"embed must be the name of an embedder, such as 'minilm' or 'letters:5', got {name!r}.")
@@ -52,9 +53,13 @@ def _made(name: str) -> Embedder:
         return CLIPText(rest) if kind == "clip" else T5Text(rest)
     if kind == "emoji" and not colon:
         return EmojiCaptions()
+    cut = kind == "letters" and rest.endswith(":cut")
+    rest = rest.removesuffix(":cut") if cut else rest
     if kind == "emoji" or (colon and not rest.isdigit()) or (kind == "letters" and not colon):
-        raise OptionError(f"embed={name!r} is none of: minilm, minilm:TOKENS, emoji, letters:LENGTH.")
-    return Letters(int(rest)) if kind == "letters" else MiniLM(int(rest or 0))
+        raise OptionError(
+            f"embed={name!r} is none of: minilm, minilm:TOKENS, emoji, letters:LENGTH, letters:LENGTH:cut."
+        )
+    return Letters(int(rest), cut=cut) if kind == "letters" else MiniLM(int(rest or 0))
 
 
 def embedded(
@@ -97,8 +102,19 @@ def embedded(
         carried.append(f"{name}_mask")
     known = getattr(made, "name", None) if (column, name) == ("caption", EMBEDDING) else None
     recipe = data.about.recipe if known is None else replace(data.about.recipe, embed=known)
-    about = replace(data.about, recipe=recipe)
+    about = replace(data.about, recipe=recipe, notes=(*data.notes, *_lost(made, texts)))
     return replace(data, columns=columns, conditions=tuple(dict.fromkeys(carried)), about=about)
+
+
+def _lost(made: Embedder, texts: list[str]) -> tuple[str, ...]:
+    """Sentences on what was cut off."""
+    if not isinstance(made, Letters) or not made.cut:
+        return ()
+    whole = replace(made, length=max(1, *map(len, texts)))
+    long = sum(len(whole.fitted(text)) > made.length for text in texts)
+    empty = sum(not whole.fitted(text) for text in texts)
+    counts = (("are longer than {} letters and were cut", long), ("hold none of the letters, and are empty", empty))
+    return tuple(f"{n} of {len(texts)} captions {what.format(made.length)}." for what, n in counts if n)
 
 
 def _texts(data: Data, column: str) -> list[str]:
@@ -109,4 +125,5 @@ def _texts(data: Data, column: str) -> list[str]:
     if column == "caption" and isinstance(labels, Tensor):
         return [data.class_names[k] for k in labels.tolist()]
     known = ", ".join(n for n, c in data.columns.items() if isinstance(c, list)) or "none"
-    raise ConditionError(f"The data have no column of text {column!r}; columns of text: {known}.")
+    way = " In a folder, captions are NAME.txt beside NAME.png, captions.txt or metadata.csv." * (column == "caption")
+    raise ConditionError(f"The data have no column of text {column!r}; columns of text: {known}.{way}")

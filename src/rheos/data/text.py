@@ -6,6 +6,7 @@ those that count. All bring their features to a root mean square of about one, w
 
 import math
 import string
+import unicodedata
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ class Letters:
     Args:
         length: Places for letters.
         alphabet: Known letters; texts are lower-cased first.
+        cut: Make any text fit: accents go, other unknown signs become blanks, and what is too long is cut off.
 
     Raises:
         OptionError: For no places, or letters that repeat.
@@ -54,11 +56,24 @@ class Letters:
 
     length: int
     alphabet: str = LETTERS
+    cut: bool = False
 
     @property
     def name(self) -> str | None:
         """By which `embedder` makes it again; None for an alphabet of your own."""
-        return f"letters:{self.length}" if self.alphabet == LETTERS else None
+        return f"letters:{self.length}" + ":cut" * self.cut if self.alphabet == LETTERS else None
+
+    def fitted(self, text: str) -> str:
+        """The part of a text that is kept.
+
+        Example:
+            >>> Letters(9, cut=True).fitted("Crème brûlée!")
+            'creme bru'
+        """
+        if not self.cut:
+            return text.lower()
+        bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+        return " ".join("".join(c if c in self.alphabet else " " for c in bare).split())[: self.length]
 
     def __post_init__(self) -> None:
         if self.length < 1 or not self.alphabet or len(set(self.alphabet)) != len(self.alphabet):
@@ -68,13 +83,17 @@ class Letters:
         """One-hot letters.
 
         Raises:
-            DataError: For a text that is too long or holds an unknown letter.
+            DataError: For a text that is too long or holds an unknown letter, unless such are `cut`.
         """
         x = torch.zeros(len(texts), self.length, len(self.alphabet))
         for row, text in enumerate(_texts(texts)):
-            places = [self.alphabet.find(letter) for letter in text.lower()]
+            places = [self.alphabet.find(letter) for letter in self.fitted(text)]
             if len(places) > self.length or -1 in places:
-                raise DataError(f"{text!r} does not fit {self.length} letters of {self.alphabet!r}.", text=text)
+                raise DataError(
+                    f"{text!r} does not fit {self.length} letters of {self.alphabet!r}. letters:{self.length}:cut, or "
+                    f"Letters({self.length}, cut=True), cuts texts off and makes blanks of other signs.",
+                    text=text,
+                )
             x[row, torch.arange(len(places)), torch.tensor(places, dtype=torch.int64)] = 1.0
         return x
 
@@ -330,7 +349,7 @@ class EmojiCaptions:
         if unknown := [t for t in _texts(texts) if t not in known]:
             raise DataError(
                 f"{len(unknown)} of {len(texts)} texts are no captions of the data set emoji, first {unknown[0]!r}. "
-                "Other texts need the model: rheos.data.text.MiniLM().",
+                "Other texts need the model: embed=minilm, or rheos.data.text.MiniLM().",
                 texts=unknown,
             )
         return torch.stack([known[t] for t in texts])

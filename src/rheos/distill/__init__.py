@@ -21,6 +21,7 @@ from rheos.distill.retimed import retimed
 from rheos.distill.rfpp import Rectification, heun_steps, rfpp
 from rheos.distill.segments import SegmentRecipe, SegmentStore, generate_segments
 from rheos.distill.slimflow import FlowGuided, Slimming, slimflow
+from rheos.distill.smaller import Smaller
 from rheos.distill.splitmeanflow import splitmeanflow, student
 from rheos.distill.straight import Paths, Size, SizeReport, paths, size, sizes
 from rheos.distill.students import StackedVelocity, low_rank, transfer
@@ -55,6 +56,7 @@ __all__ = [
     "Size",
     "SizeReport",
     "Slimming",
+    "Smaller",
     "StackedVelocity",
     "Stages",
     "Straightening",

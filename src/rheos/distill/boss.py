@@ -27,9 +27,9 @@ from rheos.distill.bellman_search import BellmanSearch
 from rheos.distill.chords import ChordMatching
 from rheos.distill.chunks import shares, whole
 from rheos.distill.fine import check_fine, nodes
-from rheos.distill.kit import workplace
+from rheos.distill.kit import guidance_of, workplace
 from rheos.distill.pairs import fingerprint
-from rheos.distill.segments import Filter, SegmentRecipe, generate_segments
+from rheos.distill.segments import Filter, SegmentRecipe, SegmentStore, generate_segments
 from rheos.show import progress_bar
 from rheos.train import Options, Run, fit
 
@@ -46,7 +46,8 @@ class Straightening:
     """What `boss` does beside the optimiser's options.
 
     Args:
-        rows: n, trajectories whose segments are learned.
+        rows: n, trajectories whose segments are learned; or a store of this teacher's, which holds them at all times
+            that the steps may begin at (`generate_segments`): one walk then serves several K.
         search: Fine grid, its solver, guidance, and how steps are searched.
         grid: "bellman"; or a baseline: "even", evenly spaced anchors, or "line", K even steps along the straight lines
             from noise to sample (K-step distillation of reflow); or times of your own, all of them anchors, such as
@@ -60,7 +61,7 @@ class Straightening:
         UnknownOptionError: For an unknown grid or loss.
     """
 
-    rows: int = 5000
+    rows: int | SegmentStore = 5000
     search: BellmanSearch = BellmanSearch()  # noqa: RUF009  # frozen
     grid: str | tuple[float, ...] = "bellman"
     lora: int = 0
@@ -68,7 +69,7 @@ class Straightening:
     keep: Filter | None = None
 
     def __post_init__(self) -> None:
-        if self.rows < 1 or self.lora < 0:
+        if self.lora < 0 or (not isinstance(self.rows, SegmentStore) and self.rows < 1):
             raise OptionError(f"rows is at least 1 and lora at least 0, got {self.rows} and {self.lora}.")
         if isinstance(self.grid, str):
             check_choice("grid", self.grid, GRIDS)
@@ -104,7 +105,7 @@ def boss(
         steps: Optimiser steps.
         out: Run directory; None: a temporary one for the segments, and only the run in memory remains.
         how: Rows, search, grid, adapters, loss.
-        cond: Conditions with `how.rows` rows; labels are balanced when they are not given.
+        cond: Conditions with `how.rows` rows; labels are balanced when they are not given. A store has its own.
         options: Of `train.fit`; Adam at 2e-4 with batches of 15, as in the paper, unless given.
         progress: Whether bars are drawn; None: on terminals.
 
@@ -114,7 +115,8 @@ def boss(
     Raises:
         OptionError: For fewer than one evaluation or more than anchors, a stochastic or adaptive fine solver, a field
             that was straightened before, or adapters for a wrapped field.
-        TimeError: For times of your own that are no anchors.
+        TimeError: For times of your own that are no anchors, or that a given store does not hold.
+        DataError: For a store of another teacher or guidance.
         RunError: If `out` holds the work of another teacher or recipe.
         RheosError: As `train.fit`.
 
@@ -133,11 +135,14 @@ def boss(
     with workplace(out) as folder:
         shard = shares() if out is not None else (0, 1)
         times = _times(field, evaluations, how, folder, cond, shard[0] > 0, progress)
-        with progress_bar("segments", how.rows, progress) as advance:
-            store = generate_segments(
-                teacher, folder / "segments", how.rows, times, recipe=how.recipe, cond=cond, keep=how.keep,
-                shard=shard, progress=advance,
-            )  # fmt: skip
+        if isinstance(how.rows, SegmentStore):
+            store = how.rows.at(times)
+        else:
+            with progress_bar("segments", how.rows, progress) as advance:
+                store = generate_segments(
+                    teacher, folder / "segments", how.rows, times, recipe=how.recipe, cond=cond, keep=how.keep,
+                    shard=shard, progress=advance,
+                )  # fmt: skip
         store = whole(store).inheriting(teacher)
         objective = ChordMatching.of(store, evaluations if how.grid == "line" else 1, how.loss)
         return fit(
@@ -201,6 +206,8 @@ def _check(field: Field, evaluations: int, how: Straightening) -> None:
             "Straighten the flow that it was made from."
         )
     check_fine(field, how.search.solver, how.search.guidance)
+    if isinstance(how.rows, SegmentStore):
+        _same(field, how.rows, how.search.guidance)
     anchors = len(how.search.times(field)) - 1
     if isinstance(evaluations, bool) or not isinstance(evaluations, int) or not 1 <= evaluations <= anchors:
         raise OptionError(
@@ -208,6 +215,15 @@ def _check(field: Field, evaluations: int, how: Straightening) -> None:
         )
     if not isinstance(how.grid, str) and len(nodes(how.grid, how.search.times(field))) != evaluations + 1:
         raise OptionError(f"{evaluations} evaluations need {evaluations + 1} times, got {len(how.grid)}.")
+
+
+def _same(field: Field, store: SegmentStore, guidance: float) -> None:
+    """Refuse trajectories of another flow."""
+    had = guidance_of(store)
+    if had != guidance:
+        raise DataError(f"These segments were walked with guidance {had:g}, the search has {guidance:g}.")
+    if store.complete and store.about["teacher"] != fingerprint(field, store.given):
+        raise DataError(f"The segments in {store.folder} are not of this teacher. Walk them again: rows=5000.")
 
 
 def _times(
@@ -240,7 +256,7 @@ def _student(field: Field, rank: int) -> Field:
     student.shift = 1.0
     if not rank:
         return student.requires_grad_(True)
-    if type(student) is not Field:
+    if not student.bare:
         raise OptionError(f"Adapters are made for a plain Field, this one is a {type(student).__name__}. Use lora=0.")
     from rheos.nets.lora import LoRA
 

@@ -30,7 +30,7 @@ from rheos.distill.inherited import inheriting
 from rheos.distill.mdt_dist import transport
 from rheos.distill.paired import Averaged, Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
-from rheos.train import Options, Run, fit
+from rheos.train import Options, Run, Sampling, fit
 
 __all__ = ["Consistency", "consistency"]
 
@@ -70,6 +70,13 @@ class Consistency(Paired, Averaged):
             raise OptionError(
                 f"delta must be shorter than a phase and phases at least 1, got {self.delta} and {self.phases}."
             )
+
+    @property
+    def sampling(self) -> Sampling:
+        """A step a phase; of one phase any number, with fresh noise between where the noise is normal."""
+        if self.phases > 1:
+            return Sampling(self.phases, "euler")
+        return Sampling(solver="renoise" if self.gaussian else None)
 
     def ends(self, t: Tensor) -> Tensor:
         """The end of the phase that each time lies in."""

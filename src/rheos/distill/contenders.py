@@ -8,7 +8,6 @@ from typing import Any, final
 import torch
 
 from rheos.core.base import Cond
-from rheos.core.errors import OptionError
 from rheos.core.field import Field
 from rheos.core.files import write_whole
 from rheos.data.dataset import Data
@@ -20,12 +19,18 @@ from rheos.distill.mdt_dist import mdt_dist
 from rheos.distill.progressive import progressive
 from rheos.distill.reflow import reflow
 from rheos.distill.rfpp import Rectification, rfpp
+from rheos.distill.segments import SegmentStore, generate_segments
 from rheos.distill.slimflow import Slimming, slimflow
+from rheos.distill.smaller import Smaller
 from rheos.distill.splitmeanflow import splitmeanflow
 from rheos.distill.store import PairStore
+from rheos.show import progress_bar
 from rheos.train import Options, Run
 
-__all__ = ["METHODS", "Contender", "Stage"]
+__all__ = ["METHODS", "Contender", "Make", "Stage", "shared"]
+
+ANCHORS, SEARCHED = 40, 64
+"""Of the search for the best steps: times of the fine grid, trajectories."""
 
 
 @final
@@ -41,6 +46,7 @@ class Stage:
         cond: Conditions to draw with, or None for balanced labels.
         options: Of training.
         progress: Whether bars are drawn.
+        evaluations: All numbers of network calls that are wanted.
     """
 
     teacher: Run | Field
@@ -50,6 +56,7 @@ class Stage:
     cond: Cond | None
     options: Options
     progress: bool | None
+    evaluations: tuple[int, ...] = (1,)
 
     @property
     def field(self) -> Field:
@@ -80,6 +87,9 @@ class Stage:
 Make = Callable[[Stage, int, int, int, Path | None], Run]
 """(stage, evaluations, optimiser steps, rows that it may draw itself, folder) to a run."""
 
+Walk = Callable[[Stage, int, Path], None]
+"""(stage, rows, folder): what is drawn once for all numbers of evaluations."""
+
 
 @final
 @dataclass(frozen=True)
@@ -94,6 +104,9 @@ class Contender:
         most: Rows of that, at most.
         guided: Whether these calls are guided as the teacher is.
         solver: By which its students are sampled, at one call a step: what the method is meant for.
+        alike: What has steps of the same cost, and less to prepare: it is timed in its place.
+        walk: Draws its rows once for all its trainings, into the folder `shared` of each; None: each draws its own.
+        more: Rows that it draws besides.
     """
 
     name: str
@@ -103,6 +116,14 @@ class Contender:
     most: int = 1 << 30
     guided: bool = False
     solver: str = "euler"
+    alike: Make | None = None
+    walk: Walk | None = None
+    more: int = 0
+
+
+def shared(out: Path) -> Path:
+    """Where a method's trainings find what was drawn for all of them, beside the folder of one."""
+    return out.with_name(f"{out.name.rpartition('-')[0]}-shared")
 
 
 def _reflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
@@ -123,20 +144,34 @@ def _instaflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run
 def _slimflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
     first = max(1, steps // 2)
     how = Slimming(steps=first, distil=max(1, steps - first), loss="mse", schedule=k)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(s.options.seed)
-        student = smaller(s.field.net)
+    student = Smaller(seed=s.options.seed)
     return slimflow(s.teacher, student, s.rows(len(s.pairs)), out=out, how=how, pairs=s.pairs, **s.shared)
 
 
+def _search(s: Stage) -> BellmanSearch:
+    """One for all numbers of evaluations."""
+    return BellmanSearch(anchors=max(ANCHORS, *s.evaluations), rows=min(SEARCHED, len(s.pairs)), guidance=s.guidance)
+
+
+def _walks(s: Stage, rows: int, folder: Path) -> None:
+    """One matrix of costs, and trajectories with all times at which somebody's steps begin."""
+    search = _search(s)
+    costs = searched_costs(s.field, search, folder / "costs.json", cond=s.rows(search.rows), progress=s.progress)
+    times = sorted({t for k in s.evaluations for t in costs.best(k).times})
+    recipe = Straightening(search=search).recipe
+    with progress_bar("segments", rows, s.progress) as advance:
+        generate_segments(
+            s.teacher, folder / "segments", rows, times, recipe=recipe, cond=s.rows(rows), progress=advance
+        )
+
+
 def _boss(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
-    search = BellmanSearch(anchors=max(k, 40), rows=min(64, len(s.pairs)), guidance=s.guidance)
-    how = Straightening(rows=rows, search=search)
-    if out is not None:  # one matrix of costs serves every k
-        costs, shared = out / "costs.json", out.with_name("boss-costs.json")
-        searched_costs(s.field, search, shared, cond=s.rows(search.rows), progress=s.progress)
-        write_whole(costs, shared.read_bytes())
-    return boss(s.teacher, k, steps=steps, out=out, how=how, cond=s.rows(how.rows), **s.shared)
+    if out is None:
+        how = Straightening(rows=rows, search=_search(s))
+        return boss(s.teacher, k, steps=steps, how=how, cond=s.rows(rows), **s.shared)
+    write_whole(out / "costs.json", (shared(out) / "costs.json").read_bytes())
+    how = Straightening(rows=SegmentStore(shared(out) / "segments"), search=_search(s))
+    return boss(s.teacher, k, steps=steps, out=out, how=how, cond=s.rows(how.search.rows), **s.shared)
 
 
 def _splitmeanflow(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> Run:
@@ -155,28 +190,16 @@ def _progressive(s: Stage, k: int, steps: int, rows: int, out: Path | None) -> R
     return progressive(s.plain, s.data, steps=steps, start=8 * k, end=k, guidance=s.guidance, out=out, **s.shared)
 
 
-def smaller(net: torch.nn.Module) -> torch.nn.Module:
-    """A network of the same kind with half the width.
-
-    Raises:
-        OptionError: For a network that does not say how wide it is.
-    """
-    config = dict(getattr(net, "config", None) or {})
-    for name in ("width", "hidden", "dim"):
-        if isinstance(config.get(name), int) and type(net).__name__ in ("UNet", "MLP", "DiT"):
-            made: torch.nn.Module = type(net)(**{**config, name: max(4, config[name] // 2)})
-            return made
-    raise OptionError(f"slimflow needs a smaller network, and {type(net).__name__} has no width to halve.")
-
-
 METHODS: dict[str, Contender] = {
     c.name: c
     for c in (
         Contender("reflow", _reflow),
-        Contender("rfpp", _rfpp),
-        Contender("instaflow", _instaflow, every=False, draws=8),
+        Contender("rfpp", _rfpp, alike=_reflow),
+        Contender("instaflow", _instaflow, every=False, draws=8, alike=_reflow),
         Contender("slimflow", _slimflow, every=False),
-        Contender("boss", _boss, every=False, draws=40, most=2000, guided=True),
+        Contender(
+            "boss", _boss, every=False, draws=ANCHORS, most=2000, guided=True, alike=_reflow, walk=_walks, more=SEARCHED
+        ),
         Contender("splitmeanflow", _splitmeanflow, solver="jump"),
         Contender("mdt_dist", _mdt_dist, solver="renoise"),
         Contender("consistency", _consistency, solver="renoise"),

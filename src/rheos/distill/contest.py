@@ -10,7 +10,6 @@ Winners are chosen on one set of samples and reported on another.
 import math
 import os
 import shutil
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,19 +18,20 @@ from typing import Any, NamedTuple, final
 from torch import Tensor
 
 from rheos.core.base import Cond
-from rheos.core.errors import OptionError, RheosError, check_choice
+from rheos.core.errors import OptionError, check_choice
 from rheos.core.field import Field
-from rheos.core.files import write_whole
 from rheos.data.dataset import Data
 from rheos.distill.contenders import METHODS, Contender, Stage
 from rheos.distill.measuring import Entry, Judge, Measure, repeated
 from rheos.distill.notes import Note, agree, alone
 from rheos.distill.pairs import Recipe, balanced, fingerprint, generate
 from rheos.distill.store import PairStore
-from rheos.distill.timing import affordable, planned
-from rheos.train import Options, Run
+from rheos.distill.timing import LEAST, Costs, affordable, call_seconds, calls_of
+from rheos.distill.trainings import PARTS, Made, least_budget, planned, told, trained, trainings
+from rheos.train import Options, Run, Sampling
+from rheos.train.interrupt import going_on
 
-__all__ = ["Contest", "ContestOptions", "Entry", "Judge", "contest"]
+__all__ = ["Contest", "ContestOptions", "Entry", "Judge", "Seconds", "contest"]
 
 
 @final
@@ -72,6 +72,20 @@ class ContestOptions:
             raise OptionError(f"Each method is tried once, got {self.methods}.")
 
 
+class Seconds(NamedTuple):
+    """What a contest took beside its trainings, whose lines have their own.
+
+    Args:
+        pairs: Drawing the teacher's samples, in all calls.
+        timing: Trials of steps, in this call.
+        measuring: Drawing samples of all lines and looking at them, in this call; the budget does not count it.
+    """
+
+    pairs: float = 0.0
+    timing: float = 0.0
+    measuring: float = 0.0
+
+
 @final
 @dataclass(frozen=True)
 class Contest:
@@ -80,18 +94,20 @@ class Contest:
     Args:
         entries: The teacher's lines first, then the methods'.
         pairs: Teacher samples that the methods on pairs learned from.
-        seconds: Of drawing them, in all calls.
-        runs: Winner by number of evaluations.
+        seconds: Of all but the trainings.
+        runs: Winner by number of evaluations; each draws with so many evaluations of its method's solver.
         pictures: Some samples by method and number of evaluations, from the same noise.
         reference: The teacher as its own recipe draws it, with many more calls; it takes no part.
+        needed: The budget, in seconds, that would hold the least work of all; 0 where the one that was given does.
     """
 
     entries: tuple[Entry, ...]
     pairs: int
-    seconds: float
+    seconds: Seconds
     runs: Mapping[int, Run]
     pictures: Mapping[tuple[str, int], Tensor]
     reference: Entry | None = None
+    needed: float = 0.0
 
     def best(self, evaluations: int) -> Entry | None:
         """The winner of one number of evaluations, by the samples for choosing; None where nothing worked."""
@@ -112,7 +128,10 @@ class Contest:
             "entries": [_plain(e) for e in self.entries],
             "reference": None if self.reference is None else _plain(self.reference),
             "pairs": self.pairs,
-            "pair_seconds": self.seconds,
+            "pair_seconds": self.seconds.pairs,
+            "timing_seconds": self.seconds.timing,
+            "measuring_seconds": self.seconds.measuring,
+            "needed_seconds": self.needed,
             "winners": {str(k): e.method for k in self.runs if (e := self.best(k)) is not None},
             "teacher_leads": [k for k in counts if self.teacher_leads(k)],
         }
@@ -120,19 +139,6 @@ class Contest:
 
 def _plain(entry: Entry) -> dict[str, Any]:
     return {**asdict(entry), "over": entry.over}
-
-
-class _Made(NamedTuple):
-    """A training, or why there is none."""
-
-    run: Run | str
-    share: float
-    steps: int = 0
-    seconds: float = 0.0
-
-    def failed(self, name: str, k: int, error: str) -> Entry:
-        """The line of one that has no figures."""
-        return Entry(name, k, error=error, steps=self.steps, seconds=self.seconds, share=self.share)
 
 
 def contest(
@@ -167,7 +173,7 @@ def contest(
             is at work there.
         RheosError: If the teacher cannot be sampled; a method that cannot run here has a line that says why.
     """
-    with alone(Path(out)):
+    with alone(Path(out)), going_on(f"The same contest, asked for again in {out}, goes on from there"):
         return _held(teacher, judge, data, Path(out), options or ContestOptions(), cond, say, progress)
 
 
@@ -183,43 +189,75 @@ def _held(
 ) -> Contest:
     """The contest in a folder that nobody else uses."""
     field = teacher.field if isinstance(teacher, Run) else teacher
-    names = how.methods or tuple(METHODS)
+    methods = [METHODS[name] for name in how.methods or METHODS]
     recipe = replace(how.teacher, guidance=how.guidance, seed=how.seed + 1)
-    share = 0.8 * how.seconds / len(names)
-    agree(folder, _rules(field, data, how, cond), {
-        _note(place): part for name in names for place, part in _places(METHODS[name], how, share, folder)
-    })  # fmt: skip
-    note = Note(folder / "pairs.json", folder / "pairs")
-    with note.timed():
-        rows = affordable(field, recipe, 0.2 * how.seconds, cond, folder / "pairs")
-        say(f"Drawing {rows} samples of the teacher.")
-        store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=repeated(cond, rows))
-    stage = Stage(teacher, store, data or own_samples(store), how.guidance, cond, Options(
-        sample_every=0, save_every=0, seed=how.seed, lr=5e-4), progress)  # fmt: skip
+    work = trainings(methods, how.evaluations, how.seconds, folder)
+    agree(folder, _rules(field, data, how, cond), {one.note: one.share for one in work})
+    call = call_seconds(field, cond)
+    rows = affordable(field, recipe, PARTS[0] * how.seconds, call, folder / "pairs")
     measure = Measure(judge, how.samples, how.seed, balanced(field, how.samples, repeated(cond, how.samples)))
+    many, calls = calls_of(field, recipe), 2 * how.samples * sum(how.evaluations)  # of a sample; of a method's lines
+    own = calls * (1 if how.guidance == 1 else 2) + many * how.samples
+    say(f"Measuring the teacher takes about {_about(call * own)}, and the judge's looks.")
     entries, runs, pictures = list[Entry](), dict[tuple[str, int], Run](), dict[tuple[str, int], Tensor]()
     for k in how.evaluations:
         entry, pictures["teacher", k] = measure.line("teacher", k, field, "euler", how.guidance)
         entries.append(entry)
     reference = measure.reference(field, recipe)
-    for name in names:
-        method = METHODS[name]
-        for k, made in _trained(method, stage, how, share, folder, say):
-            if isinstance(made.run, str):
-                entries.append(made.failed(name, k, made.run))
-                continue
-            try:
-                entry, pictures[name, k] = measure.line(name, k, made.run.field, method.solver)
-            except Exception as error:  # a student that diverged
-                entries.append(made.failed(name, k, _told(error)))
-                continue
-            entries.append(replace(entry, steps=made.steps, seconds=made.seconds, share=made.share))
-            runs[name, k] = made.run
-    found = Contest(tuple(entries), len(store), note.seconds, {}, pictures, reference)
-    winners = {k: runs[e.method, k] for k in how.evaluations if (e := found.best(k)) is not None}
-    for k, run in winners.items():
-        _replace(run, folder / f"winner-{k}")
+    looks = 2 * len(methods) * len(how.evaluations) * measure.look
+    say(
+        f"Drawing {rows} samples of the teacher takes about {_about(rows * call * many)}, training and its timing "
+        f"{_about(PARTS[1] * how.seconds)}; measuring the methods takes {_about(len(methods) * call * calls + looks)} "
+        "more."
+    )
+    note = Note(folder / "pairs.json", folder / "pairs")
+    with note.timed():
+        store = generate(teacher, folder / "pairs", rows, recipe=recipe, cond=repeated(cond, rows))
+    stage = Stage(teacher, store, data or own_samples(store), how.guidance, cond, Options(
+        sample_every=0, save_every=0, seed=how.seed, lr=5e-4), progress, how.evaluations)  # fmt: skip
+    costs = Costs(stage, call)
+    plans = planned(work, costs, say)
+    needed = least_budget(work, plans, costs.seconds, how.seconds)
+    if needed:
+        say(
+            f"Warning: in equal shares of {how.seconds:g} s some trainings do their least, {LEAST} steps, and take "
+            f"longer. A budget of {_about(needed)} has room for the least of all; more than that is worth measuring."
+        )
+    for method in methods:
+        name = method.name
+        done = [trained(one, plans[one.folder], stage, say) for one in work if one.method is method]
+        for k, made in zip(how.evaluations, done * (len(how.evaluations) if method.every else 1), strict=True):
+            entry, shown = _measured(measure, method, k, made)
+            entries.append(entry)
+            if shown is not None and isinstance(made.run, Run):
+                runs[name, k], pictures[name, k] = made.run, shown
+    spent = Seconds(note.seconds, costs.seconds, measure.seconds)
+    found = Contest(tuple(entries), len(store), spent, {}, pictures, reference, needed)
+    winners = dict[int, Run]()
+    for k in how.evaluations:
+        if (best := found.best(k)) is not None:
+            winners[k] = runs[best.method, k].sampled_by(Sampling(k, best.solver))
+            _replace(winners[k], folder / f"winner-{k}")
     return replace(found, runs=winners)
+
+
+def _measured(measure: Measure, method: Contender, k: int, made: Made) -> tuple[Entry, Tensor | None]:
+    """The line of a training, and a few samples; None of one that failed, or whose student diverged."""
+    if isinstance(made.run, str):
+        return made.failed(method.name, k, made.run), None
+    try:
+        entry, shown = measure.line(method.name, k, made.run.field, method.solver)
+    except Exception as error:
+        return made.failed(method.name, k, told(error)), None
+    return replace(entry, steps=made.steps, seconds=made.seconds, share=made.share), shown
+
+
+def _about(seconds: float) -> str:
+    """Seconds for people: rounded up to two digits."""
+    if seconds < 1:
+        return "a second"
+    unit = 10 ** max(0, math.floor(math.log10(seconds)) - 1)
+    return f"{math.ceil(seconds / unit) * unit} s"
 
 
 def _replace(run: Run, place: Path) -> None:
@@ -237,22 +275,6 @@ def own_samples(store: PairStore) -> Data:
     return replace(data, conditions=tuple(n for n in data.conditions or () if n not in ("x0", "seed")))
 
 
-def _trained(
-    method: Contender, stage: Stage, how: ContestOptions, seconds: float, folder: Path, say: Callable[[str], None]
-) -> list[tuple[int, _Made]]:
-    """The method's runs, or why there are none, by number of evaluations."""
-    work = zip(how.evaluations, _places(method, how, seconds, folder), strict=False)
-    made = [_timed(method, stage, k, share, place, say) for k, (place, share) in work]
-    return [(k, made[0] if method.every else made[i]) for i, k in enumerate(how.evaluations)]
-
-
-def _places(method: Contender, how: ContestOptions, seconds: float, folder: Path) -> list[tuple[Path, float]]:
-    """Folder and seconds of the method's one training, or of that for each number of evaluations."""
-    if method.every:
-        return [(folder / method.name, seconds)]
-    return [(folder / f"{method.name}-{k}", seconds / len(how.evaluations)) for k in how.evaluations]
-
-
 def _rules(field: Field, data: Data | None, how: ContestOptions, cond: Cond | None) -> dict[str, Any]:
     """What a contest that is continued may not change."""
     plain = {k: v for k, v in asdict(how.teacher).items() if k not in ("guidance", "seed")}
@@ -265,32 +287,3 @@ def _rules(field: Field, data: Data | None, how: ContestOptions, cond: Cond | No
         "conditions fingerprint": fingerprint(field, cond) if cond else None,
         "data fingerprint": None if data is None else data.fingerprint,
     }
-
-
-def _timed(method: Contender, stage: Stage, k: int, seconds: float, folder: Path, say: Callable[[str], None]) -> _Made:
-    """One training that takes so many seconds; whatever goes wrong in it ends this one alone."""
-    note, steps = Note(_note(folder), folder), 0
-    try:
-        if note["steps"] is None:
-            say(f"Timing a few steps of {folder.name}.")
-            plan = planned(method, stage, k, seconds)
-            note.settle(steps=plan.steps, rows=plan.rows, share=seconds)
-        steps, rows = int(note["steps"]), int(note["rows"] or len(stage.pairs))
-        say(f"Training {folder.name}: {steps} steps.")
-        with note.timed():
-            run = method.make(stage, k, steps, rows, folder)
-    except Exception as error:
-        say(f"{folder.name} cannot run here: {_told(error)}")
-        if not isinstance(error, RheosError):  # nobody expected it
-            write_whole(_note(folder).with_suffix(".error.txt"), traceback.format_exc())
-        return _Made(_told(error), seconds, 0, note.seconds)
-    return _Made(run, seconds, steps, note.seconds)
-
-
-def _told(error: Exception) -> str:
-    """An error in a line: ours are sentences, others need their kind."""
-    return str(error) if isinstance(error, RheosError) else f"{type(error).__name__}: {error}"
-
-
-def _note(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.json")

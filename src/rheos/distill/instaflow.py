@@ -222,7 +222,10 @@ class _Work:
         """Both distillations."""
         how = self.how
         start = start_of(flow)
-        if how.stacked:
+        if how.stacked and start.bare:
+            net = StackedVelocity(start.net)
+            start = Field(net, start.path, start.predicts, baked=start.baked, **start.about)
+        elif how.stacked:
             start.net = StackedVelocity(start.net)
         schedule = how.evaluations if isinstance(targets, PairStore) else 1
 

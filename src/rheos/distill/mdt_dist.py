@@ -31,7 +31,7 @@ from rheos.data.dataset import Data
 from rheos.distill.inherited import inheriting
 from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
-from rheos.train import Options, Run, fit
+from rheos.train import Options, Run, Sampling, fit
 
 __all__ = ["TransportLoss", "mdt_dist", "transport"]
 
@@ -88,6 +88,11 @@ class TransportLoss(Paired):
             raise OptionError(f"after counts steps, at least 0, got {self.after}.")
         if self.guidance not in (None, 1.0) and not self.teacher.field.conditions:
             raise OptionError(f"guidance {self.guidance} needs a conditional teacher; this one takes no conditions.")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Jumps with fresh noise between, where the noise is normal."""
+        return Sampling(solver="renoise" if self.gaussian else None)
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, times; and the two noises of distillation, once it has begun.
@@ -217,7 +222,7 @@ def transport(teacher: Field, baked: float = 1.0) -> TransportField:
     """
     if isinstance(teacher, FlowMapField):
         raise OptionError("This field has two times and jumps already. Train it with rheos.distill.splitmeanflow.")
-    if type(teacher) not in (Field, TransportField):
+    if not (teacher.bare or type(teacher) is TransportField):
         raise OptionError(
             f"A {type(teacher).__name__} is a field of its own kind. Distil the field that it is made of."
         )

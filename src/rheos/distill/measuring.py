@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from rheos.core.base import Cond
 from rheos.core.field import Field
 from rheos.distill.pairs import Recipe
-from rheos.sample import Solution, draw_solution
+from rheos.sample import draw_solution
 
 __all__ = ["OVER", "Entry", "Judge", "Measure", "repeated"]
 
@@ -68,7 +68,7 @@ class Entry:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass
 class Measure:
     """Draws samples, always from the same noise, and lets a judge look at them.
 
@@ -77,50 +77,77 @@ class Measure:
         samples: Rows of a set.
         seed: Of the noise.
         given: Conditions of the rows.
+        drawing: Seconds of drawing so far.
+        looking: Seconds of the judge so far.
+        looks: How often it looked.
     """
 
     judge: Judge
     samples: int
     seed: int
     given: Mapping[str, Any]
+    drawing: float = 0.0
+    looking: float = 0.0
+    looks: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """That all of it took so far."""
+        return self.drawing + self.looking
+
+    @property
+    def look(self) -> float:
+        """Seconds of one look of the judge."""
+        return self.looking / max(1, self.looks)
 
     def line(self, name: str, k: int, field: Field, solver: str, guidance: float = 1.0) -> tuple[Entry, Tensor]:
         """A line of a field at k steps, chosen by one set and reported on another; and a few samples."""
         solver = "jump" if field.usual == "jump" else solver
-        first, _ = self._drawn(field, 0, k, solver, guidance)
-        chosen = self.judge(_one(first), self.given.get("label"), "choose")
-        begun = time.perf_counter()
-        told, calls = self._drawn(field, 1, k, solver, guidance)
-        seconds, x = time.perf_counter() - begun, _one(told)
-        figures = dict(self.judge(x, self.given.get("label"), "report"))
+        first = self._drawn(field, 0, k, solver, guidance)
+        chosen = self._told(first.x, "choose")
+        told = self._drawn(field, 1, k, solver, guidance)
+        figures = self._told(told.x, "report")
         by = float(next(iter(chosen.values())))
-        return Entry(name, k, calls, figures, by, _size(field), sampling=seconds, solver=solver), x[:64]
+        line = Entry(name, k, told.calls, figures, by, _size(field), sampling=told.seconds, solver=solver)
+        return line, told.x[:64]
 
     def reference(self, field: Field, recipe: Recipe) -> Entry:
         """The line of a teacher as its own recipe draws it; on the set for reporting alone, for nothing is chosen."""
-        begun = time.perf_counter()
-        told, calls = self._drawn(field, 1, recipe.times(field), recipe.solver, recipe.guidance)
-        seconds = time.perf_counter() - begun
-        figures = dict(self.judge(_one(told), self.given.get("label"), "report"))
-        allowed = round(calls if recipe.guidance == 1 else calls / 2)
+        told = self._drawn(field, 1, recipe.times(field), recipe.solver, recipe.guidance)
+        figures = self._told(told.x, "report")
+        allowed = round(told.calls if recipe.guidance == 1 else told.calls / 2)
         return Entry(
-            "teacher", allowed, calls, figures, parameters=_size(field), sampling=seconds, solver=recipe.solver
-        )
+            "teacher", allowed, told.calls, figures, parameters=_size(field), sampling=told.seconds,
+            solver=recipe.solver,
+        )  # fmt: skip
 
-    def _drawn(
-        self, field: Field, turn: int, steps: int | tuple[float, ...], solver: str, guidance: float
-    ) -> tuple[Solution, float]:
-        """A set of samples, and the network calls of one."""
+    def _drawn(self, field: Field, turn: int, steps: int | tuple[float, ...], solver: str, guidance: float) -> "_Drawn":
+        """A set of samples."""
+        begun = time.perf_counter()
         told = draw_solution(
             field, self.samples, steps=steps, solver=solver, guidance=None if guidance == 1 else guidance,
             seed=self.seed + 1000 + turn, batch=min(250, self.samples), **self.given,
         )  # fmt: skip
-        return told, told.rows / self.samples
+        spent = time.perf_counter() - begun
+        self.drawing += spent
+        assert isinstance(told.x, Tensor)
+        return _Drawn(told.x, told.rows / self.samples, spent)
+
+    def _told(self, x: Tensor, part: Literal["choose", "report"]) -> dict[str, float]:
+        """What the judge says."""
+        begun = time.perf_counter()
+        figures = dict(self.judge(x, self.given.get("label"), part))
+        self.looking += time.perf_counter() - begun
+        self.looks += 1
+        return figures
 
 
-def _one(told: Solution) -> Tensor:
-    assert isinstance(told.x, Tensor)
-    return told.x
+class _Drawn(NamedTuple):
+    """Samples, the network calls of one, and the seconds of all."""
+
+    x: Tensor
+    calls: float
+    seconds: float
 
 
 def _size(field: Field) -> int:

@@ -2,9 +2,10 @@
 
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,12 @@ from rheos.core.files import taken, write_whole
 __all__ = ["Note", "agree", "alone"]
 
 RULES = "rules.json"
+PLANNED = (
+    "A training cannot be given more time afterwards: its learning rate falls to nothing over the steps that were "
+    "planned, and its stages share them out, so with steps added it would be another training than a longer contest's."
+)
+EVERY = 2.0
+"""Seconds between two notes of how long work has taken: as many are lost at most when a process is killed."""
 
 
 @final
@@ -29,7 +36,7 @@ class Note:
     """
 
     def __init__(self, path: Path, made: Path) -> None:
-        self.path = path
+        self.path, self._writing = path, threading.Lock()
         self._values = _read(path) or {}
         if not made.exists():
             self._values.pop("seconds", None)
@@ -45,21 +52,38 @@ class Note:
 
     def settle(self, **values: float) -> None:
         """Write numbers down."""
-        self._values |= values
-        write_whole(self.path, json.dumps(self._values))
+        with self._writing:
+            self._values |= values
+            write_whole(self.path, json.dumps(self._values))
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Add the seconds of the block, also of one that is interrupted; what was finished before takes none."""
+        """Add the seconds of the block, also of one that is interrupted; what was finished before takes none.
+
+        They are written down on the way, so that a process that is killed loses few of them.
+        """
         if self._values.get("done"):
             yield
             return
-        begun, done = time.perf_counter(), False
+        before, begun, done, over = self.seconds, time.perf_counter(), False, threading.Event()
+
+        def spent() -> float:
+            return before + time.perf_counter() - begun
+
+        def along() -> None:
+            while not over.wait(EVERY):
+                with suppress(OSError):  # a full disk is told of by the work itself
+                    self.settle(seconds=spent())
+
+        writer = threading.Thread(target=along, name=f"seconds of {self.path.stem}", daemon=True)
+        writer.start()
         try:
             yield
             done = True
         finally:
-            self.settle(seconds=self.seconds + time.perf_counter() - begun, done=done)
+            over.set()
+            writer.join()
+            self.settle(seconds=spent(), done=done)
 
 
 @contextmanager
@@ -96,12 +120,14 @@ def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) 
     if old is None:
         raise RunError(f"{folder} holds a contest that does not say what it was asked for. Choose another out.")
     differ = [_told(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
+    time = "budget" in wanted and old.get("budget") != wanted["budget"]
     if not differ:
         differ = _recut(shares)
+        time = bool(differ)
     if differ:
         raise RunError(
             f"{folder} holds a contest with {'; '.join(differ)}. Ask for the same to continue it, or choose another "
-            "out.",
+            f"out.{f' {PLANNED}' if time else ''}",
             differ=differ,
         )
 

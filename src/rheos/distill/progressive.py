@@ -27,7 +27,7 @@ from rheos.distill.inherited import inheriting
 from rheos.distill.mdt_dist import transport
 from rheos.distill.paired import Paired
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
-from rheos.train import Options, Run, fit
+from rheos.train import Options, Run, Sampling, fit
 
 __all__ = ["Halving", "progressive"]
 
@@ -55,6 +55,11 @@ class Halving(Paired):
             raise OptionError(f"steps must be at least 1, got {self.steps}.")
         if self.flow is None:
             object.__setattr__(self, "flow", FlowMatching(dropout=0.0))
+
+    @property
+    def sampling(self) -> Sampling:
+        """The student's Euler steps."""
+        return Sampling(self.steps, "euler")
 
     def prepare(self, field: Field, x1: State, cond: Cond, draws: Draws) -> Plan:
         """Sources, couples, and a time of the grid for each row.

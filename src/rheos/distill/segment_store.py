@@ -3,7 +3,8 @@
 `.npy` files beside `segments.json`: `x` (K + 1, n, ...), `seed`, one file a condition, and `done`, a byte a chunk.
 """
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from rheos.core.errors import DataError, NonFiniteError, RunError
-from rheos.data.dataset import About, Data
+from rheos.data.about import About
+from rheos.data.dataset import Data
 from rheos.distill.chunks import Maps, first_bad, marks, new_store, read_index, readable, rows_of, same
+from rheos.distill.fine import nodes
 from rheos.distill.inherited import Inheriting
 
 __all__ = ["SegmentStore", "opened", "write"]
@@ -50,12 +53,28 @@ class SegmentStore(Inheriting):
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{index} is damaged: {error}. Delete the folder and generate again.") from error
         self._maps = readable(self.folder, shapes, "c")
+        self._at: list[int] | None = None  # which of the times that are stored; None: all
 
     def again(self) -> "SegmentStore":
         """The same store, as it is now."""
         found = SegmentStore(self.folder)
         found._inheritance = self._inheritance
-        return found
+        return found if self._at is None else found.at(self.times)
+
+    def at(self, times: Sequence[float]) -> "SegmentStore":
+        """The same trajectories at some of their times; the states at these are copied when they are used.
+
+        Args:
+            times: At least two, increasing.
+
+        Raises:
+            TimeError: For times that are not stored.
+        """
+        picked = nodes(times, self.times, "times of the store")
+        made = copy.copy(self)
+        made._at = picked if self._at is None else [self._at[k] for k in picked]
+        made.about = {**self.about, "times": [self.times[k] for k in picked]}
+        return made
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -81,12 +100,19 @@ class SegmentStore(Inheriting):
 
     def _kept(self, name: str, axis: int = 0) -> Tensor:
         """A file's complete rows: the file itself where all are there."""
-        whole = self._maps[name]
+        whole: np.ndarray[Any, Any] = self._maps[name]
+        if name == "x" and self._at is not None:
+            whole = np.take(whole, self._at, 0)
         return torch.from_numpy(whole if self.complete else np.take(whole, self._rows(), axis))
 
     def states(self, k: int) -> Tensor:
         """The complete rows' states at the k-th time, (rows, ...)."""
         return self._kept("x", 1)[k]
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """The complete rows' conditions, by name."""
+        return {name: self.column(name) for name in self.about["conditions"]}
 
     def column(self, name: str) -> Tensor:
         """The complete rows of "seed" or of a condition."""

@@ -51,6 +51,7 @@ from rheos.distill.kit import (
 )
 from rheos.distill.pairs import Recipe
 from rheos.distill.reflow import reflow
+from rheos.distill.smaller import Smaller
 from rheos.distill.store import PairStore
 from rheos.distill.teacher import Teacher, field_of, refuse_shared
 from rheos.train import Options, Run, fit
@@ -229,7 +230,7 @@ class Slimming:
 
 def slimflow(
     teacher: Run | Field,
-    student: Field | nn.Module,
+    student: Field | nn.Module | Smaller,
     cond: Cond | None = None,
     *,
     out: str | Path | None = None,
@@ -245,7 +246,8 @@ def slimflow(
 
     Args:
         teacher: A field or a run, on any affine path.
-        student: A smaller network of the same conditions, or a field on the linear path with its weights at the start.
+        student: A smaller network of the same conditions, a field on the linear path with its weights at the start, or
+            `Smaller`, which makes one of the teacher's.
         cond: Conditions, `how.pairs` rows; labels are balanced unless given.
         out: A folder; None: a temporary one, of which only the run in memory remains.
         how: The stages.
@@ -264,7 +266,8 @@ def slimflow(
         RheosError: As `generate` and `train.fit`.
     """
     how, options = how or Slimming(), options or usual_options()
-    large, small = field_of(teacher), student_of(student)
+    large = field_of(teacher)
+    small = student_of(student(large.net) if isinstance(student, Smaller) else student)
     loss = seen(how.loss, large.shape, large.value_range) or "mse"
     check_teacher(large, cond)
     if how.group is not None:

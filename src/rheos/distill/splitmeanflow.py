@@ -44,7 +44,7 @@ def student(teacher: Field, baked: float = 1.0) -> FlowMapField:
     if isinstance(teacher, FlowMapField):
         made = copy.deepcopy(teacher)
         made.baked = baked
-    elif type(teacher) is not Field:
+    elif not teacher.bare:
         raise OptionError(
             f"A {type(teacher).__name__} is a field of its own kind. Distil the field that it is made of."
         )

@@ -137,13 +137,14 @@ class SizeReport:
 
 
 @torch.no_grad()
-def size(field: Field, rows: int = 16, repeats: int = 7) -> Size:
+def size(field: Field, rows: int = 16, repeats: int = 7, cond: Cond | None = None) -> Size:
     """Count and time one network call.
 
     Args:
         field: It must know its data's shape.
         rows: Of the timed call.
         repeats: Timed calls, of which the median counts.
+        cond: Conditions, one row or `rows`; null values unless given.
 
     Raises:
         OptionError: For a field without a shape.
@@ -152,20 +153,20 @@ def size(field: Field, rows: int = 16, repeats: int = 7) -> Size:
         raise OptionError("This field does not know the shape of its data; set field.shape first.")
     like = torch.empty(rows, *field.shape, dtype=field.dtype)
     x = cast(Tensor, Draws(row_seeds(0, rows)).normal(like, "size")).to(field.device)
-    cond = conditions(field, rows, {})
+    given = conditions(field, rows, dict(cond or {}))
     clock = cast(Tensor, field.door(0.5, x))
     net: nn.Module = field.net
-    macs = flops(net, x, clock, **cond) // (2 * rows)
+    macs = flops(net, x, clock, **given) // (2 * rows)
     seconds = []
     for _ in range(repeats + 1):
         begun = time.perf_counter()
-        net(x, clock, **cond)
+        net(x, clock, **given)
         if x.is_cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begun)
     return Size(parameters(net), macs, median(seconds[1:]))
 
 
-def sizes(teacher: Field, student: Field, rows: int = 16) -> SizeReport:
-    """Both networks counted and timed."""
-    return SizeReport(size(teacher, rows), size(student, rows))
+def sizes(teacher: Field, student: Field, rows: int = 16, cond: Cond | None = None) -> SizeReport:
+    """Both networks counted and timed; see `size`."""
+    return SizeReport(*(size(field, rows, cond=cond) for field in (teacher, student)))

@@ -55,6 +55,8 @@ class StackedVelocity(Net):
         self.first, self.second = one, two
         self.gate = nn.Parameter(torch.zeros(()))
         self.conditions = frozenset(getattr(one, "conditions", ()))
+        self.kept = frozenset(getattr(one, "kept", ()))
+        self.exact_times = bool(getattr(one, "exact_times", False))
         if self.conditions != frozenset(getattr(two, "conditions", ())):
             raise OptionError(f"Both networks must take the conditions {sorted(self.conditions)}.")
 

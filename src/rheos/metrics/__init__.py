@@ -1,9 +1,9 @@
 """Figures that say how good samples are, how straight the flow is, and what it cost.
 
 Two sets of rows: `frechet`, `kernel_distance`, `mmd`, `wasserstein`, `sliced_wasserstein`, `prdc`, each with a
-`standard_error`. Trajectories: `straightness`, `path_energy`, `transport_cost`, `turning`, `curvature`. Pictures
-against references: `psnr`, `ssim`. Masks: `mean_iou`. Cost: `Nfe`. All compute in float64. Feature nets: `features`;
-a table's row of figures in one call: `quality`.
+`standard_error`. Whether samples follow their conditions: `retrieval`. Trajectories: `straightness`, `path_energy`,
+`transport_cost`, `turning`, `curvature`. Pictures against references: `psnr`, `ssim`. Masks: `mean_iou`. Cost: `Nfe`.
+All compute in float64. Feature nets: `features`; a table's row of figures in one call: `quality`.
 """
 
 from rheos.metrics.features import FeatureExtractor, FeatureNetInfo, features
@@ -16,6 +16,7 @@ from rheos.metrics.nfe import Nfe
 from rheos.metrics.perceptual import LPIPS, FeatureMap, perceptual
 from rheos.metrics.pictures import psnr, ssim
 from rheos.metrics.report import Quality, quality
+from rheos.metrics.retrieval import Retrieval, retrieval
 from rheos.metrics.segmentation import class_iou, mean_iou
 from rheos.metrics.trajectories import (
     curvature,
@@ -36,6 +37,7 @@ __all__ = [
     "Nfe",
     "Prdc",
     "Quality",
+    "Retrieval",
     "class_iou",
     "curvature",
     "features",
@@ -52,6 +54,7 @@ __all__ = [
     "prdc",
     "psnr",
     "quality",
+    "retrieval",
     "sliced_wasserstein",
     "ssim",
     "standard_error",

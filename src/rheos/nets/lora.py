@@ -68,6 +68,8 @@ class LoRA(Net):
         self.rank, self.alpha, self.targets = rank, scale, names
         self.net = _adapted(inner, rank, scale, names)
         self.conditions = frozenset(getattr(inner, "conditions", ()))
+        self.kept = frozenset(getattr(inner, "kept", ()))
+        self.exact_times = bool(getattr(inner, "exact_times", False))
 
     @property
     def attentions(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ adapted network begins as the one that was given, whatever the length.
 
 import copy
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any, cast, final
 
 from jaxtyping import Float, Shaped
@@ -30,8 +31,9 @@ class TwoTimeAdapter(nn.Module):
     Args:
         net: The network with one time, or its description (`core.config.dump`).
         at: Where it embeds the time: the name of a submodule that maps features of the time to a vector; it is called
-            with anything, and the embedded length is added to its output. None: "conditioning.time", where our own
-            networks have it (`diffusers`: "time_text_embed.timestep_embedder" in Flux, "time_embedding" in a U-Net).
+            with anything, and the embedded length is added to its output. A network that embeds it in every block has
+            a star for the block's number ("blocks.*.time"). None: what the network declares as `embeds_time`, as those
+            of `rheos.adapters` do, or "conditioning.time", where our own networks have it.
         features: Sinusoidal features of the length, even; as many as the copied module takes unless given.
 
     Raises:
@@ -51,7 +53,8 @@ class TwoTimeAdapter(nn.Module):
         inner = net if isinstance(net, nn.Module) else config.load(dict(net), expect=nn.Module, name="net")
         self.net: nn.Module = inner
         self.at = at if at is not None else _place(inner)
-        embedder = _submodule(inner, self.at)
+        embedders = _submodules(inner, self.at)
+        embedder = embedders[0]
         layers = [m for m in embedder.modules() if isinstance(m, nn.Linear)]
         if not layers:
             raise OptionError(f"{self.at!r} has no linear layer, so it embeds nothing. Name the module that does.")
@@ -69,8 +72,11 @@ class TwoTimeAdapter(nn.Module):
                 layers[0].weight
             )
         self.conditions: frozenset[str] = frozenset(getattr(inner, "conditions", ()))
+        self.kept: frozenset[str] = frozenset(getattr(inner, "kept", ()))
+        self.exact_times = bool(getattr(inner, "exact_times", False))
         self._added: Tensor | None = None
-        embedder.register_forward_hook(self._join)
+        for module in embedders:
+            module.register_forward_hook(self._join)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -124,9 +130,12 @@ class TwoTimeAdapter(nn.Module):
 
 
 def _place(net: nn.Module) -> str:
-    """Where our own networks embed the time."""
+    """Where the network says that it embeds the time, or where our own networks do."""
+    declared = getattr(net, "embeds_time", None)
+    if declared is not None:
+        return str(declared)
     for at in ("conditioning.time", "net.conditioning.time"):
-        if _found(net, at) is not None:
+        if _found(net, at):
             return at
     raise OptionError(
         f"{type(net).__name__} has no module that embeds the time at 'conditioning.time'. "
@@ -134,17 +143,14 @@ def _place(net: nn.Module) -> str:
     )
 
 
-def _submodule(net: nn.Module, at: str) -> nn.Module:
+def _submodules(net: nn.Module, at: str) -> list[nn.Module]:
     found = _found(net, at)
-    if found is None:
+    if not found:
         parts = ", ".join(name for name, _ in net.named_children())
         raise OptionError(f"{type(net).__name__} has no submodule {at!r}. Its parts: {parts}.")
     return found
 
 
-def _found(net: nn.Module, at: str) -> nn.Module | None:
-    try:
-        found = net.get_submodule(at)
-    except AttributeError:
-        return None
-    return found if isinstance(found, nn.Module) else None
+def _found(net: nn.Module, at: str) -> list[nn.Module]:
+    named = net.named_modules(remove_duplicate=False)
+    return list({id(module): module for name, module in named if name and fnmatchcase(name, at)}.values())

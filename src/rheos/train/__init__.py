@@ -12,8 +12,10 @@ from rheos.train.lfm import LatentFlow, inpainting, latent_field
 from rheos.train.options import Options
 from rheos.train.pairnet import PairNet
 from rheos.train.run import Run, load
+from rheos.train.sampling import Sampling
 from rheos.train.semantics import LatentCode, SemanticCodec
 from rheos.train.symmflow import SymmFlow
+from rheos.train.tokens import TokenCondition
 from rheos.train.trackers import Tracker
 
 __all__ = [
@@ -29,10 +31,12 @@ __all__ = [
     "PairNet",
     "PaletteCode",
     "Run",
+    "Sampling",
     "ScalarCode",
     "SemanticCodec",
     "SourceLosses",
     "SymmFlow",
+    "TokenCondition",
     "Tracker",
     "W2Bound",
     "autoencoder",

@@ -32,6 +32,7 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
         ("objective", _kind(config["objective"])),
         ("steps x batch", f"{step:,} of {config['steps']:,} x {options['batch']}"),
         ("average of weights", f"{options['ema']}" if options["ema"] else "none"),
+        ("sampled by", _way(config.get("sampling") or {})),
         ("seed", options["seed"]),
         ("last figures", last),
         (
@@ -42,7 +43,7 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
     use = f"x = run.draw(16{_condition(config)})"
     if _kind(config["objective"]) == "Autoencoding":
         use = "codec = train.codec_of(run)  # no flow: encode and decode with it"
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows if value != "")
     return (
         f"---\nlibrary_name: rheos\ntags: [flow-matching]\n---\n\n# A flow of {data['name']}\n\n"
         f"| | |\n| --- | --- |\n{table}\n\n"
@@ -50,6 +51,13 @@ def card(config: Mapping[str, Any], step: int, lines: Sequence[Mapping[str, Any]
         "```python\nfrom rheos import train\n\n"
         f'run = train.load("this/folder")\n{use}\n```\n'
     )
+
+
+def _way(way: Mapping[str, Any]) -> str:
+    """The steps and the solver that it was made for; empty where it was made for none."""
+    steps, solver = way.get("steps"), way.get("solver")
+    told = f"{steps} step{'s' if steps > 1 else ''}" if steps else ""
+    return " of ".join(part for part in (told, solver) if part)
 
 
 def _condition(config: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from rheos.core.errors import ConditionError, DataError, OptionError, RheosError
 from rheos.core.field import Field
 from rheos.core.objectives import Objective
 from rheos.data.dataset import Data
+from rheos.train.classwise import warn_of_transport
 from rheos.train.options import Options
 
 __all__ = ["calibrated", "check", "introduce", "rehearse"]
@@ -24,6 +25,9 @@ def check(field: Field, objective: Objective, data: Data, steps: int, options: O
         OptionError: For steps below 1, no weights to train, or a precision or compilation that this machine lacks.
         ConditionError: If data and network disagree on conditions or classes.
         DataError: If the field lives in another range of values.
+
+    Warns:
+        RuntimeWarning: If transport skews what each class is learned from.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise OptionError(f"steps must be a whole number of at least 1, got {steps!r}.")
@@ -45,6 +49,7 @@ def check(field: Field, objective: Objective, data: Data, steps: int, options: O
             f"The field lives in the range {field.value_range}, the data deliver {data.delivers}. "
             "Load the data with the field's range, or set field.value_range = None to move it."
         )
+    warn_of_transport(objective, data)
 
 
 def _check_conditions(field: Field, objective: Objective, data: Data) -> None:

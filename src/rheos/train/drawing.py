@@ -90,12 +90,16 @@ def _numbers(run: "Run", label: Any) -> Any:
 def _captions(run: "Run", texts: list[str]) -> dict[str, Tensor]:
     from rheos.data.embedding import embedder
 
+    if run.prompted is not None:
+        return dict(run.prompted.encode_prompt(texts, run.field.shape))
     name = run.origin.get("embed")
     if name is None:
         raise ConditionError("This flow knows no captions: its data were not loaded with embed=...")
     found = embedder(name)(texts)
     values, mask = found if isinstance(found, tuple) else (found, None)
-    return {EMBEDDING: values} | ({} if mask is None else {f"{EMBEDDING}_mask": mask})
+    if mask is None or f"{EMBEDDING}_mask" not in needs(run):  # a flow may be trained without
+        return {EMBEDDING: values}
+    return {EMBEDDING: values, f"{EMBEDDING}_mask": mask}
 
 
 def draw_run(
@@ -116,8 +120,8 @@ def draw_run(
         run: The run.
         n: How many.
         cond: Columns of the data by name, one value or one a row: "label", "mask", ...; "caption" is text.
-        steps: As in `sample.draw`, like the other options.
-        solver: A name or a `Solver`.
+        steps: As in `sample.draw`, like the other options; those of `run.sampling` unless given.
+        solver: A name or a `Solver`; that of `run.sampling` unless given.
         guidance: Scale of classifier-free guidance.
         seed: One integer for all, or one a row.
         temperature: What the noise at the start is multiplied by: below 1 samples are closer to what is typical (0 is
@@ -129,7 +133,8 @@ def draw_run(
         OptionError: For guidance of a flow that has no null branch.
     """
     run.check_guidance(2.0 if isinstance(guidance, CFG) else guidance)
-    told = told_of(run, n, cond or {}, seed, temperature)
+    told, way = told_of(run, n, cond or {}, seed, temperature), run.sampling
+    steps, solver = way.steps if steps is None else steps, way.solver if solver is None else solver
     solution = draw_solution(
         run.field, n, steps=steps, solver=solver, guidance=guidance, seed=seed, batch=batch, **told
     )

@@ -108,6 +108,7 @@ def _describe(field: Field, asked: Objective, objective: Objective, data: Data, 
         about["coded"] = data.coded.fingerprint
     if data.about.real is not None:
         about["real"] = dict(data.about.real)
+    way = getattr(objective, "sampling", None)
     return {
         "format": FORMAT,
         "rheos": __version__,
@@ -119,4 +120,5 @@ def _describe(field: Field, asked: Objective, objective: Objective, data: Data, 
         "options": plain.dump(options, "options"),
         "data": about,
         "parameters": sum(p.numel() for p in field.parameters()),
+        **({} if way is None else {"sampling": plain.dump(way, "sampling")}),
     }

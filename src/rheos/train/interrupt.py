@@ -4,10 +4,37 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 from typing import final
 
-__all__ = ["Interruption", "interruptible"]
+__all__ = ["Interruption", "going_on", "how_to_go_on", "interruptible"]
+
+_HINT: ContextVar[str | None] = ContextVar("hint", default=None)
+
+
+@contextmanager
+def going_on(hint: str) -> Iterator[None]:
+    """Say in another way how what is stopped inside the with-block is continued: a command, say; the outermost counts.
+
+    Args:
+        hint: A sentence without its full stop.
+
+    Example:
+        >>> with going_on("Go on:  rheos train --resume --out runs/mine"), going_on("Ask again"):
+        ...     how_to_go_on()
+        'Go on:  rheos train --resume --out runs/mine'
+    """
+    token = _HINT.set(_HINT.get() or hint)
+    try:
+        yield
+    finally:
+        _HINT.reset(token)
+
+
+def how_to_go_on() -> str:
+    """What a message says of continuing."""
+    return _HINT.get() or "Continue with resume=True"
 
 
 @final

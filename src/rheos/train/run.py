@@ -19,6 +19,8 @@ from rheos.core.objectives import Objective
 from rheos.train.card import card
 from rheos.train.checkpoint import FORMAT, newest, read_config, read_json, read_tensors, restore, write_tensors, writing
 from rheos.train.options import Options
+from rheos.train.prompted import Prompted, prompted
+from rheos.train.sampling import Sampling
 from rheos.train.trackers import read_lines
 
 if TYPE_CHECKING:
@@ -96,18 +98,24 @@ class Run:
             self._codec = LatentCodec.read(self.path / CODEC, self.custom)
         return self._codec
 
+    @cached_property
+    def prompted(self) -> Prompted | None:
+        """What reads prompts and decodes samples inside a student of a pipeline; None for all other runs."""
+        return prompted(self.field)
+
     @property
     def value_range(self) -> tuple[float, float] | None:
         """Lowest and highest value of what `decode` gives, where it has such."""
-        return self.field.value_range if self.codec is None else self.codec.delivers
+        decoder = self.codec or self.prompted
+        return self.field.value_range if decoder is None else decoder.delivers
 
     def decode(self, x: Tensor) -> Tensor:
         """What samples of the field stand for: pictures of latents, or the samples themselves, without gradients."""
-        codec = self.codec
-        if codec is None:
+        decoder = self.codec or self.prompted
+        if decoder is None:
             return x
         with torch.no_grad():
-            return codec.decode(x)
+            return decoder.decode(x)
 
     def draw(self, n: int = 16, *, seed: int | Sequence[int] | Tensor = 0, **options: Any) -> Tensor:
         """Samples, as the data are: pictures where the flow is in latents or in pairs; see `train.draw_run`.
@@ -115,8 +123,9 @@ class Run:
         Args:
             n: How many.
             seed: One integer for all, or one a row; a row's sample depends on its own seed alone.
-            **options: steps, solver, guidance, batch, temperature as in `train.draw_run`; all else are columns of the
-                data, one value or one a row: label=3, mask=..., or caption="red apple" where the data are embedded.
+            **options: steps, solver (those of `sampling` unless given), guidance, batch, temperature as in
+                `train.draw_run`; all else are columns of the data, one value or one a row: label=3, mask=..., or
+                caption="red apple" where the data are embedded.
 
         Raises:
             ConditionError: For columns that the flow does not know, or lacks.
@@ -145,6 +154,29 @@ class Run:
     def options(self) -> Options:
         """How it was trained."""
         return plain.load(self.config["options"], expect=Options, name="options")  # type: ignore[no-any-return]
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """The steps and the solver that it was made for, which samples take unless told otherwise.
+
+        Raises:
+            OptionError: If its description names unknown ones.
+        """
+        stored = self.config.get("sampling")
+        if stored is None:
+            return Sampling()
+        return plain.load(stored, expect=Sampling, name="sampling")  # type: ignore[no-any-return]
+
+    def sampled_by(self, way: Sampling) -> "Run":
+        """The same run with other steps or another solver for its samples; `save` writes them down.
+
+        Args:
+            way: These.
+        """
+        other = copy.copy(self)
+        other.config = {**self.config, "sampling": plain.dump(way, "sampling")}
+        other.__dict__.pop("sampling", None)
+        return other
 
     @property
     def objective(self) -> Objective:

@@ -14,7 +14,7 @@ from rheos.train.checkpoint import restore
 from rheos.train.dist import Team
 from rheos.train.engine import Engine, trained
 from rheos.train.files import Files
-from rheos.train.interrupt import Interruption, interruptible
+from rheos.train.interrupt import Interruption, how_to_go_on, interruptible
 from rheos.train.options import Options
 from rheos.train.pictures import Pictures
 from rheos.train.plans import Plans
@@ -150,7 +150,7 @@ class Session:
     def _leave(self, wish: Interruption) -> None:
         kept = "nothing was kept, because no directory was given"
         if self.files is not None:
-            kept = f"the checkpoint is in {self.files.path}. Continue with resume=True"
+            kept = f"the checkpoint is in {self.files.path}. {how_to_go_on()}"
         wish.signal = wish.signal or signal.SIGTERM
         wish.stop(f"Stopped after step {self.done} of {self.steps}; {kept}.")
 

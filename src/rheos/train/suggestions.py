@@ -1,5 +1,6 @@
 """A network for a set and the conditions that it carries: where to begin, not where to end."""
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -7,23 +8,30 @@ from torch import Tensor
 from rheos.core.errors import ConditionError
 from rheos.data.dataset import Data
 from rheos.data.recipe import EMBEDDING
-from rheos.nets import Net, UNet, suggest
+from rheos.nets import DiT, Net, UNet, suggest
 from rheos.train.concat import ConcatCondition
+from rheos.train.tokens import TokenCondition
 
 __all__ = ["network_for"]
 
 CODES = 4
 """Channels that a semantic map becomes."""
+PATCH = 16
+"""Largest side of a transformer's patches."""
+PATCHES = 64
+"""How many of them a picture should have."""
+MOST = 1024
+"""How many it may have."""
 
 
 def network_for(data: Data) -> Net:
-    """A network that takes what batches carry: labels, an embedding, a map, a hole, or a picture to join.
+    """A network that takes what batches carry: labels, an embedding, tokens, a map, a hole, or a picture to join.
 
     Args:
         data: Pictures or vectors.
 
     Raises:
-        ConditionError: For columns that no network is suggested for, such as letters and tokens, or a hole alone.
+        ConditionError: For columns that no network is suggested for, such as a hole alone, or tokens beside a map.
         ShapeError: For samples that are neither pictures nor vectors.
 
     Example:
@@ -34,13 +42,7 @@ def network_for(data: Data) -> Net:
     carried = {name: c for name in _carried(data) if isinstance(c := data.columns[name], Tensor)}
     embedding = carried.get(EMBEDDING)
     if embedding is not None and embedding.ndim != 2:
-        count, width = (*embedding.shape[1:], 1)[:2]
-        raise ConditionError(
-            f"The column {EMBEDDING!r} has {tuple(embedding.shape[1:])} numbers a text, and a flow from noise is "
-            "suggested for one vector a text: embed=minilm, or emoji. objective=CrossFlow takes letters and tokens as "
-            "they are. In Python, call the column 'tokens': embedded(data, embed, name='tokens'), "
-            f"conditions=('tokens',), for nets.DiT(..., tokens={count}, token_dim={width})."
-        )
+        return _looking(data, carried, embedding)
     net = suggest(
         data.shape, classes=data.classes if "label" in carried else 0,
         embedding=0 if embedding is None else embedding.shape[1],
@@ -50,6 +52,43 @@ def network_for(data: Data) -> Net:
     if "concat" in carried:
         return _joined(net, carried["concat"].shape[1])
     return net
+
+
+def _looking(data: Data, carried: dict[str, Tensor], tokens: Tensor) -> TokenCondition:
+    """A transformer of patches that looks at letters or tokens."""
+    if tokens.ndim != 3:
+        raise ConditionError(
+            f"The column {EMBEDDING!r} has {tuple(tokens.shape[1:])} numbers a text; a network is suggested for a "
+            "vector or for tokens (L, D)."
+        )
+    if len(data.shape) != 3:
+        raise ConditionError(
+            f"Letters and tokens are looked at by a transformer for pictures; these samples have shape {data.shape}. "
+            "Embed each text as one vector: data.embed=minilm."
+        )
+    if others := carried.keys() - {"label", EMBEDDING, f"{EMBEDDING}_mask"}:
+        raise ConditionError(
+            f"No network is suggested for tokens of captions beside {', '.join(sorted(others))}. Embed each text as "
+            "one vector (data.embed=minilm), or say by data.conditions= what batches carry."
+        )
+    length, width = tokens.shape[1:]
+    net = DiT(
+        data.shape[0], data.shape[1:], patch=_patch(data.shape[1], data.shape[2]), tokens=length,
+        classes=data.classes if "label" in carried else 0, token_dim=width + TokenCondition.extra(),
+    )  # fmt: skip
+    return TokenCondition(net, masked=f"{EMBEDDING}_mask" in carried)
+
+
+def _patch(height: int, width: int) -> int:
+    """The side of patches of which there are as nearly as can be `PATCHES`."""
+    counts = {p: height * width // p**2 for p in range(1, PATCH + 1) if height % p == 0 and width % p == 0}
+    few = {p: count for p, count in counts.items() if count <= MOST}
+    if not few:
+        raise ConditionError(
+            f"Pictures of {height} x {width} cannot be cut into at most {MOST} square patches of up to {PATCH} pixels. "
+            "Load them in another size, such as --size 64, or learn latents of them (data.codec)."
+        )
+    return min(few, key=lambda p: abs(math.log(few[p] / PATCHES)))
 
 
 def _carried(data: Data) -> tuple[str, ...]:
