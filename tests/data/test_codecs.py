@@ -230,7 +230,7 @@ def test_diffusers_autoencoder_brings_scale_and_shift_and_is_read_from_a_file(tm
 
 
 def test_means_and_deviations_of_channels_are_read_as_the_adapters_read_them():
-    from rheos.adapters.latent import _scaling
+    from rheos.adapters.surroundings import _scaling
 
     net = small_kl(latents_mean=[0.0, 1.0, 2.0, 3.0], latents_std=[1.0, 2.0, 4.0, 8.0], scaling_factor=0.5)
     codec, z = LatentCodec(net), torch.randn(2, 4, 4, 4)

@@ -95,7 +95,7 @@ class Field(nn.Module):
         known = (c.get("classes") for c in inner if isinstance(c, dict))
         self._classes = next((c for c in known if isinstance(c, int) and c), 0)
         self._clock = torch.float64 if self._dtype == torch.float64 else torch.float32
-        self._times = torch.float64 if getattr(self.net, "exact_times", False) else self._clock
+        self._exact = bool(getattr(self.net, "exact_times", False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Field":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -210,11 +210,12 @@ class Field(nn.Module):
 
     def door(self, t: Time, x: State) -> Tensor | dict[str, Tensor]:
         """Times as the network takes them: (B,) or more axes, float32, or float64 where it is or asks for such."""
+        clock = torch.float64 if self._exact else self._clock
         if isinstance(t, float):
             first = x if isinstance(x, Tensor) else next(iter(x.values()))
-            return torch.full((first.shape[0],), t, dtype=self._times, device=first.device)
+            return torch.full((first.shape[0],), t, dtype=clock, device=first.device)
         if isinstance(t, Tensor):
-            t = t.to(device=device_of(x), dtype=self._times)
+            t = t.to(device=device_of(x), dtype=clock)
             return t.expand(rows(x), *t.shape[1:]) if t.ndim == 0 or t.shape[0] == 1 else t
         return {n: cast(Tensor, self.door(v, x)) for n, v in t.items()}
 
