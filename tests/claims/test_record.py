@@ -58,6 +58,7 @@ def test_a_figure_holds_up_to_and_including_its_threshold(value, op, threshold, 
 def test_a_threshold_is_within_the_noise_up_to_one_standard_deviation_of_single_seeds(op):
     seeds = [1.0, 2.0, 3.0]  # mean 2, standard deviation 1
     assert [Figure.mean("x", seeds, op, t).within_noise for t in (0.9, 1.0, 2.0, 3.0, 3.1)] == [0, 1, 1, 1, 0]
+    assert Figure.mean("x", [1.0, 2.0, 2.0, 2.0, 4.0, 1.0], op, 3.5).within_noise  # one seed is on the other side
     assert not Figure.mean("x", [3.5], op, 3.5).within_noise
     assert not Figure.mean("x", [3.5, 3.5], op, 3.5).within_noise
     assert not Figure("x", 3.5, op, 3.5).within_noise

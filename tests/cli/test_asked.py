@@ -68,13 +68,14 @@ def test_captions_begin_a_cross_modal_flow_as_in_python(rheos, emoji, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "samples.npz")["x"], cold.numpy(), atol=1e-6)
 
 
-def test_without_captions_those_of_held_out_rows_come_in_turn(rheos, emoji, tmp_path):
+def test_without_captions_those_of_held_out_rows_come_shuffled_once_for_all(rheos, emoji, tmp_path):
     folder = emoji("objective=CrossFlow", "field.net.net.width=8")
     assert rheos("sample", folder, "--n", "2", "--steps", "1", "--seed", "3", "--out", tmp_path).code == 0
     held = load_data(**{**load(folder).spec, "split": ["held_out", 0.2, 0]})
     with Image.open(tmp_path / "000004.png") as picture:
-        assert picture.text["caption"] == held.columns["caption"][4]
-        assert picture.text["row"] == "4"
+        row = int(Draws.training(2, 0, len(held)).permutation("rows")[4])
+        assert picture.text["caption"] == held.columns["caption"][row]
+        assert picture.text["row"] == str(row)
     assert rheos("sample", folder, "--n", "1", "--steps", "1", "--seed", "4", "--out", tmp_path / "one").code == 0
     assert (tmp_path / "000004.png").read_bytes() == (tmp_path / "one" / "000004.png").read_bytes()
     lines = json.loads(rheos("eval", folder, "--n", "20", "--steps", "1,2", "--json").out)["lines"]
@@ -211,7 +212,8 @@ def test_labels_beside_other_columns_are_those_of_the_same_rows(rheos, tmp_path)
     folder = trained(rheos, tmp_path / "run", tmp_path / "rows.npz", *both)
     words = ("sample", folder, "--n", "3", "--steps", "1", "--out", tmp_path, "--json")
     held = load(folder).held_out()
-    labels = held.columns["label"][torch.arange(1, 4) % len(held)]
+    order = Draws.training(2, 0, len(held)).permutation("rows")
+    labels = held.columns["label"][order[torch.arange(1, 4) % len(held)]]
     assert torch.equal(held.columns["embedding"].argmax(1), held.columns["label"])
     assert json.loads(rheos(*words, "--seed", "1").out)["labels"] == labels.tolist()
     assert json.loads(rheos(*words, "--label", "b").out)["labels"] == [1, 1, 1]

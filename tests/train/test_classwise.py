@@ -34,6 +34,8 @@ def test_the_mean_noise_of_a_class_stays_zero_where_no_other_coupling_is_named()
     assert abs(shift(ExactOT()) - half_normal) < 0.03
     assert shift(Gibbs()) > 0.3
     assert shift(PerCondition(Gibbs())) > 0.3
+    assert shift(PerCondition(Unbalanced(0.5, 1.0))) > 0.3
+    assert abs(shift(PerCondition(Sinkhorn(epsilon=0.5)))) < 0.05
     for law in (Independent(), PerCondition(ExactOT()), PerCondition(Gibbs(half_steps=1))):
         assert abs(shift(law)) < 4 * (256 * 30 / 4) ** -0.5  # four standard errors of half the rows, for weights
         assert across_classes(law) is None
@@ -43,8 +45,14 @@ def test_the_mean_noise_of_a_class_stays_zero_where_no_other_coupling_is_named()
     ("law", "better"),
     [
         (ExactOT(), "PerCondition(ExactOT())"),
-        (Sinkhorn(0.5), "PerCondition(Sinkhorn(0.5))"),
-        (Unbalanced(0.5, 1.0), "PerCondition(Unbalanced(0.5, 1))"),
+        (ExactOT(power=1.0), "PerCondition(ExactOT(power=1.0))"),
+        (ExactOT(condition="label"), "PerCondition(ExactOT(condition='label'))"),  # without a price
+        (PerCondition("exact-ot", name="mask"), "PerCondition(ExactOT())"),
+        (Sinkhorn(0.5), "PerCondition(Sinkhorn(epsilon=0.5))"),
+        (Sinkhorn(0.5, sampled="permutation"), "PerCondition(Sinkhorn(epsilon=0.5, sampled='permutation'))"),
+        (Unbalanced(0.5, 1.0), "PerCondition(Sinkhorn(epsilon=0.5))"),
+        (PerCondition(Unbalanced(0.5, 1.0)), "PerCondition(Sinkhorn(epsilon=0.5))"),
+        (Gibbs(epsilon=2.0), "PerCondition(Gibbs(epsilon=2.0, half_steps=1))"),
         (Gibbs(half_steps=1), "PerCondition(Gibbs(half_steps=1))"),
         (PerCondition("gibbs"), "PerCondition(Gibbs(half_steps=1))"),
         (ExactOT(condition="label", beta=1.0), None),
@@ -78,3 +86,4 @@ def test_a_sentence_is_had_for_weights_too_and_none_where_classes_are_no_conditi
     assert advice(FlowMatching("gibbs"), Data(torch.zeros(4, 2))) is None
     assert advice(FlowMatching(), digits) is None
     assert advice(SymmFlow(), digits) is None
+    assert advice(FlowMatching("exact-ot"), digits.where(3)) is None

@@ -78,6 +78,7 @@ def close(a, b):
         ("uneven", "exact-ot", 9),
     ],
 )
+@pytest.mark.filterwarnings("ignore:ExactOT over 10 classes")
 def test_two_processes_are_one(double, single, job, coupling, batch):
     close(load(double / job), single(coupling, batch=batch))
 

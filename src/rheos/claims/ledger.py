@@ -14,8 +14,8 @@ _HEAD = """# Claims
 
 What the papers promise, measured here. Each claim runs method and baseline with one budget; its thresholds were fixed
 before it was measured. A claim that does not hold is shown as not holding, with what was tried. "Within the noise"
-stands beside a verdict whose figure is no further from its threshold than one standard deviation of single seeds: so
-few seeds cannot tell on which side it lies.
+stands beside a verdict that single seeds would give both ways, or whose figure is no further from its threshold than
+one standard deviation of single seeds: so few of them cannot tell on which side it lies.
 
 This page is made of `claims/*.json` by `python -m rheos.claims`. To measure a line again:
 
@@ -83,10 +83,9 @@ def _section(m: Method, r: Record, picture: bool) -> str:
 
 
 def _line(f: Figure) -> str:
-    op, holds = "≤" if f.op == "<=" else "≥", "yes" if f.holds else "**no**"
+    op, verdict = "≤" if f.op == "<=" else "≥", f.verdict if f.holds else f.verdict.replace("no", "**no**", 1)
     seeds = f"{min(f.seeds):.3g} to {max(f.seeds):.3g}" if len(f.seeds) > 1 else ""
-    noise = ", within the noise" if f.within_noise else ""
-    return f"| {f.name} | {f.value:.3g} | {seeds} | {op} {f.threshold:g} | {holds}{noise} |\n"
+    return f"| {f.name} | {f.value:.3g} | {seeds} | {op} {f.threshold:g} | {verdict} |\n"
 
 
 def write_page(folder: Path) -> Path:

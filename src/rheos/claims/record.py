@@ -57,14 +57,23 @@ class Figure:
     @property
     def holds(self) -> bool:
         """Whether the value meets the threshold; a NaN never does."""
-        return self.value <= self.threshold if self.op == "<=" else self.value >= self.threshold
+        return self._meets(self.value)
 
     @property
     def within_noise(self) -> bool:
-        """Whether the threshold is within a standard deviation of single seeds: three cannot tell on which side."""
+        """Whether so few seeds cannot tell: they give both verdicts, or the threshold is within their deviation."""
         if len(self.seeds) < 2 or not all(map(math.isfinite, self.seeds)):
             return False
-        return abs(self.value - self.threshold) <= stdev(self.seeds) > 0
+        both = len({self._meets(v) for v in self.seeds}) == 2
+        return both or abs(self.value - self.threshold) <= stdev(self.seeds) > 0
+
+    def _meets(self, value: float) -> bool:
+        return value <= self.threshold if self.op == "<=" else value >= self.threshold
+
+    @property
+    def verdict(self) -> str:
+        """In words: yes or no, and whether the threshold lies within the noise."""
+        return ("yes" if self.holds else "no") + (", within the noise" if self.within_noise else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; a value that is no finite number becomes None, which JSON has a word for."""

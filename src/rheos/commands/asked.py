@@ -52,8 +52,8 @@ def asked(
 ) -> Asked:
     """Columns for n rows of a run, whose seeds begin at `first`.
 
-    Where nothing is given, labels come in turn, and everything else from the rows that training held out, in turn; both
-    by a row's seed, so that a row keeps them. Labels beside such columns are those of the same rows.
+    Where nothing is given, labels come in turn, and everything else from the rows that training held out, shuffled once
+    for all; both by a row's seed, so that a row keeps them. Labels beside such columns are those of the same rows.
 
     Args:
         run: The run.
@@ -107,11 +107,14 @@ def _take(found: Asked, run: "Run", wanted: list[str], n: int, first: int, given
     import torch
 
     from rheos.commands.given import rows_like
+    from rheos.core.draws import Draws
     from rheos.core.errors import ConditionError
     from rheos.train.drawing import CAPTIONED
 
     data = _held_out(run, wanted) if given is None else rows_like(run, given, pictures=False)
     index = (torch.arange(n) + first) % len(data)
+    if given is None:  # a part of them is a fair sample: data often come class by class
+        index = Draws.training(2, 0, len(data)).permutation("rows")[index]
     for name in wanted:
         column = data.columns.get(name)
         if not isinstance(column, torch.Tensor):

@@ -51,8 +51,7 @@ def main(argv: Sequence[str]) -> int:
         kit.emit(record.to_dict())
         return 0 if record.holds else 1
     body = [
-        (f.name, f"{f.value:.3g}", f"{'≤' if f.op == '<=' else '≥'} {f.threshold:g}", "yes" if f.holds else "NO")
-        for f in record.figures
+        (f.name, f"{f.value:.3g}", f"{'≤' if f.op == '<=' else '≥'} {f.threshold:g}", f.verdict) for f in record.figures
     ]
     verdict = "holds" if record.holds else "does NOT hold"
     print(f"{title}\n{record.statement}\n")

@@ -108,6 +108,11 @@ class Field(nn.Module):
         return self._clock
 
     @property
+    def label_count(self) -> int:
+        """How many labels the network was built for, inside wrappers too; 0 if none."""
+        return self._classes
+
+    @property
     def device(self) -> torch.device:
         """Where the network (or a field's own tables) lives."""
         first = next(self.parameters(), next(self.buffers(), None))

@@ -65,7 +65,7 @@ def _check_conditions(field: Field, objective: Objective, data: Data) -> None:
             f"The network takes {_list(missing)}, which the data do not carry (they carry: {_list(offered)}). "
             "Build the network without it, or load data that have it."
         )
-    classes = int((getattr(field.net, "config", None) or {}).get("classes", 0) or 0)
+    classes = field.label_count
     if classes and "label" in offered and classes != data.classes:
         raise ConditionError(
             f"The network was built for {classes} classes, the data have {data.classes}. "

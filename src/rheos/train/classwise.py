@@ -1,6 +1,9 @@
 """Couplings that look across classes, though each class is sampled alone."""
 
 import warnings
+from dataclasses import fields, replace
+
+import torch
 
 from rheos.core.base import Coupling
 from rheos.core.couplings import ExactOT, PerCondition, Sinkhorn
@@ -18,7 +21,8 @@ def across_classes(coupling: Coupling) -> str | None:
     """The coupling, as Python, that keeps the noise of every class what sampling starts at; None where this one does.
 
     Transport over a batch of several classes gives each class the noise on its own side. Within groups that is mended.
-    Gibbs weights prefer near noise within a group as well, which an odd number of half-steps undoes.
+    Gibbs weights prefer near noise within a group as well, which an odd number of half-steps undoes; so does transport
+    that may leave mass behind, for which there is none that may not.
 
     Args:
         coupling: Of a flow that is conditioned on the class.
@@ -31,15 +35,21 @@ def across_classes(coupling: Coupling) -> str | None:
         >>> across_classes(PerCondition(Gibbs(half_steps=1))) is None
         True
     """
-    grouped = isinstance(coupling, PerCondition)
+    grouped = isinstance(coupling, PerCondition) and coupling.name == LABEL
     law = coupling.law if isinstance(coupling, PerCondition) else coupling
     if isinstance(law, Gibbs):
-        return None if grouped and law.half_steps else "PerCondition(Gibbs(half_steps=1))"
-    if grouped or not isinstance(law, TRANSPORT) or getattr(law, "condition", None) == LABEL:
+        return None if grouped and law.half_steps else _grouped(replace(law, half_steps=law.half_steps or 1))
+    if isinstance(law, Unbalanced):
+        return _grouped(Sinkhorn(law.epsilon))
+    if grouped or not isinstance(law, TRANSPORT) or (law.condition == LABEL and law.beta > 0):
         return None
-    needed = [f"{getattr(law, name):g}" for name in ("epsilon", "mass") if hasattr(law, name)]
-    options = ", ".join(needed)
-    return f"PerCondition({type(law).__name__}({options}))"
+    return _grouped(law)
+
+
+def _grouped(law: Coupling) -> str:
+    """As Python: the options that differ from the usual ones."""
+    told = [f"{f.name}={v!r}" for f in fields(law) if f.init and (v := getattr(law, f.name)) != f.default]  # type: ignore[arg-type]
+    return f"PerCondition({type(law).__name__}({', '.join(told)}))"
 
 
 def advice(objective: object, data: Data) -> str | None:
@@ -53,7 +63,9 @@ def advice(objective: object, data: Data) -> str | None:
     carried = data.conditions if data.conditions is not None else (LABEL,) * (data.classes > 0)
     if not isinstance(coupling, Coupling) or data.classes < 2 or LABEL not in carried:
         return None
-    if LABEL in getattr(objective, "consumes", ()):
+    labels = data.columns.get(LABEL)
+    one = isinstance(labels, torch.Tensor) and bool((labels == labels[0]).all())
+    if one or LABEL in getattr(objective, "consumes", ()):
         return None
     better = across_classes(coupling)
     if better is None:

@@ -112,7 +112,8 @@ class TokenCondition(Net):
             raise ConditionError(f"{MASK} must be bool of shape {wanted[:2]}, got {mask.dtype} {tuple(mask.shape)}.")
         there = ((embedding != 0).any(2) if mask is None else mask)[..., None].to(x.dtype)
         places = self.get_buffer("places").to(x.dtype).expand(len(x), -1, -1)
-        return torch.cat((embedding.to(x.dtype), places, torch.ones_like(there)), 2) * there
+        told = torch.cat((embedding.to(x.dtype), places, torch.ones_like(there)), 2)
+        return torch.where(there > 0, told, torch.zeros_like(told))  # what stands where no token is may be anything
 
     def _known(self) -> str:
         return f"This network takes: {', '.join(sorted(self.conditions))}."
