@@ -8,7 +8,7 @@ import torch
 from rheos.core import Draws, Field, FlowMatching
 from rheos.core import config as plain
 from rheos.core.errors import ConditionError, OptionError
-from rheos.data import Letters, load
+from rheos.data import About, Data, Letters, load
 from rheos.nets import DiT
 from rheos.sample import draw
 from rheos.train import Options, TokenCondition, fit
@@ -124,3 +124,19 @@ def test_a_flow_learns_what_letters_in_order_say():
     drawn = draw(run.field, 8, steps=8, embedding=Letters(2)(words * 4)).mean((1, 2, 3))
     assert (drawn[::2] > 0.5).all()
     assert (drawn[1::2] < -0.5).all()
+
+
+def test_a_wrapped_network_with_too_few_classes_is_refused():
+    about = About(class_names=tuple("abcd"))
+    columns = {"label": torch.arange(4), "embedding": torch.zeros(4, 6, 27)}
+    data = Data(torch.zeros(4, 1, 4, 4), columns, about, conditions=("label", "embedding"))
+    assert Field(alive(classes=4)).label_count == 4
+    with pytest.raises(ConditionError, match="built for 3 classes, the data have 4"):
+        fit(Field(alive(classes=3)), FlowMatching(), data, steps=1, options=Options(batch=4), progress=False)
+
+
+def test_what_stands_where_no_token_is_may_be_anything():
+    net, mask = alive(masked=True), torch.tensor([[True, True, False, False, False, False]])
+    x, t, words = torch.zeros(1, 1, 4, 4), torch.full((1,), 0.5), Letters(6)(["at"])
+    odd = torch.where(mask[..., None], words, torch.full_like(words, torch.nan))
+    assert torch.equal(net(x, t, embedding=odd, embedding_mask=mask), net(x, t, embedding=words, embedding_mask=mask))
