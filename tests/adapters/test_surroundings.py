@@ -14,7 +14,7 @@ from torch import nn
 
 from pipelines import clip, numbered, t5
 from rheos import core, nets, train
-from rheos.adapters import LatentField, from_diffusers, network_of, parts, surround
+from rheos.adapters import LatentField, from_diffusers, network_of, open_pipeline, parts, surround
 from rheos.adapters.latent import Network
 from rheos.core import config
 from rheos.core.errors import MissingExtraError, OptionError, UnknownOptionError
@@ -171,3 +171,20 @@ def test_a_smaller_student_keeps_surroundings_and_nulls(sd3: nn.Module) -> None:
     assert isinstance(small, Network)
     assert small.around is field.net.around
     assert torch.equal(small.null("pooled_projections", 1), torch.ones(1, 8))
+
+
+@pytest.mark.parametrize("change", [{"_class_name": ["mine", "Mine"]}, {"vae": ["mine", "Mine"]}, None])
+def test_a_pipeline_with_code_of_its_own_is_not_opened(folder: Path, change: dict[str, Any] | None) -> None:
+    index = folder / "model_index.json"
+    if change is None:
+        (folder / "transformer" / "diffusers.py").write_text("raise SystemExit")
+    else:
+        index.write_text(json.dumps(json.loads(index.read_text()) | change))
+    with pytest.raises(OptionError, match="code of its own"):
+        open_pipeline(folder)
+
+
+def test_a_pipeline_that_reads_no_prompts_surrounds_nothing(dit: nn.Module) -> None:
+    field = from_diffusers(dit, diffusers.DDIMScheduler())
+    field.net.around.put(object())
+    assert not field.net.surrounded

@@ -221,6 +221,7 @@ def test_a_pipeline_has_pictures_and_its_steps_are_halved(pipeline, rheos):
     few = ("--evaluations", "1", "--n", "20", "--budget", "2s", "--methods", "progressive,")
     told = rheos("distill", pipeline, *few, "--prompts", pipeline / "words.txt", "--json")
     assert told.code == 0
+    assert "Infinity" not in (pipeline / "distill" / "contest.json").read_text()
     plain = json.loads(told.out)
     assert {e["method"]: e["error"] for e in plain["entries"]} == {"teacher": None, "progressive": None}
     png = (pipeline / "distill" / "samples-1.png").read_bytes()
@@ -239,6 +240,9 @@ def test_a_pipelines_winner_draws_pictures_of_prompts_by_the_line_that_is_printe
     for name in ("000000.png", "000001.png"):
         with Image.open(tmp_path / "cats" / name) as picture:
             assert picture.size == (8, 8)
+    told = rheos("sample", winner, "--caption", "a cat", "--caption", "a dog")
+    assert told.code == 2
+    assert "--caption is given once" in told.err
     told = rheos("sample", winner, "--n", "2", "--out", tmp_path / "cats")
     assert told.code == 2
     assert "needs prompts: --caption TEXT" in told.err

@@ -21,13 +21,13 @@ from rheos.core.errors import DataError, OptionError, RunError, UnknownOptionErr
 from rheos.data import load
 from rheos.distill import METHODS, Contest, ContestOptions, PairStore, Recipe, SegmentStore, boss, contest, notes
 from rheos.distill.contenders import Contender, Stage, shared
-from rheos.distill.contest import Seconds
+from rheos.distill.contest import Seconds, _replace
 from rheos.distill.measuring import Entry
 from rheos.distill.notes import Note, alone
 from rheos.distill.timing import LEAST, Costs, Plan
 from rheos.distill.trainings import least_budget, trainings
 from rheos.sample import draw
-from rheos.train import Options, Run, Sampling
+from rheos.train import Options, Run, Sampling, fit
 from rheos.train.interrupt import Interruption, going_on
 from rheos.train.session import Session
 
@@ -480,3 +480,17 @@ def test_a_training_that_is_stopped_says_how_the_contest_goes_on(
         pytest.raises(KeyboardInterrupt, match=r"step 2 .* Go on:  rheos distill x"),
     ):
         held(tmp_path)
+
+
+def test_what_lies_beside_a_winner_stays_when_the_contest_goes_on(tmp_path: Path) -> None:
+    run = fit(core.Field(nets.MLP(2, hidden=4, depth=1)), core.FlowMatching(), load("moons", limit=8), steps=1,
+              options=Options(batch=4, sample_every=0, save_every=0), progress=False)  # fmt: skip
+    place = tmp_path / "winner-1"
+    _replace(run, place)
+    (place / "drawn").mkdir()
+    (place / "drawn" / "note.txt").write_text("mine")
+    (place / "config.json").write_text("{}")
+    _replace(run, place)
+    assert (place / "drawn" / "note.txt").read_text() == "mine"
+    assert rheos.load(place).step == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["winner-1"]

@@ -41,6 +41,10 @@ def test_a_run_of_such_a_network_reads_captions_and_decodes_by_it() -> None:
 def test_a_network_alone_or_of_another_kind_reads_nothing() -> None:
     net = Halves(64, hidden=8, depth=1, classes=10)
     assert prompted(Field(net)) is net
-    net.surrounded = False
+    made = run(net)
+    net.surrounded = made.field.net.surrounded = False  # type: ignore[assignment]
     assert prompted(Field(net)) is None
+    assert made.prompted is None
+    made.field.net.surrounded = True  # type: ignore[assignment]  # a pipeline was put around it
+    assert made.prompted is made.field.net
     assert run(nets.MLP(64, hidden=8, depth=1, classes=10)).prompted is None

@@ -95,8 +95,8 @@ class Network(nn.Module):
 
     @property
     def surrounded(self) -> bool:
-        """Whether there is a pipeline around it, or the place of one."""
-        return self.around.known
+        """Whether there is a pipeline around it that reads prompts, or the place of one."""
+        return self.around.known and type(self.call).prompt is not Call.prompt
 
     @property
     def nulls(self) -> Cond:

@@ -33,10 +33,30 @@ def open_pipeline(place: str | Path, **parts: Any) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
+        _check_parts(place, DiffusionPipeline.load_config(place, local_files_only=True))
         return DiffusionPipeline.from_pretrained(place, local_files_only=True, use_safetensors=True, **parts)
     except (OSError, ValueError) as error:
         why = str(error).strip().splitlines()[0]
         raise OptionError(f"The pipeline {place} cannot be read: {why.rstrip('.')}.", place=str(place)) from error
+
+
+def _check_parts(place: str | Path, index: Any) -> None:
+    """Refuse what would run code of the folder: older versions of diffusers ask nobody before they do.
+
+    Raises:
+        OptionError: If a part is of another library than diffusers and transformers, or there is Python beside them.
+    """
+    from diffusers import pipelines
+
+    named = [value[0] for value in index.values() if isinstance(value, list | tuple) and value]
+    foreign = [n for n in named if n not in (None, "diffusers", "transformers") and not hasattr(pipelines, str(n))]
+    own = sorted(file.name for file in Path(place).rglob("*.py")) if Path(place).is_dir() else []
+    if foreign or own or not isinstance(index.get("_class_name"), str):
+        raise OptionError(
+            f"The pipeline {place} has code of its own ({', '.join(map(str, [*foreign, *own])) or 'its class'}), which "
+            "is not run. Open it yourself where you trust it, and give the pipeline: rheos.adapters.from_diffusers.",
+            place=str(place),
+        )
 
 
 @final

@@ -1,6 +1,5 @@
 """`rheos distill`."""
 
-import json
 import math
 import re
 import shlex
@@ -225,7 +224,7 @@ def _write(found: "Contest", out: Path, counts: list[int], teacher: "Run | Field
     from rheos.show import curves, figure_png
 
     files = [out / "contest.json", out / "contest.png"]
-    write_whole(files[0], json.dumps(found.to_dict(), indent=1, ensure_ascii=False, default=str))
+    write_whole(files[0], kit.plain(found.to_dict()))
     lines: dict[str, tuple[list[float], list[float]]] = {}
     name = "quality"
     reference = () if found.reference is None else (replace(found.reference, method=_own_name(found.reference)),)

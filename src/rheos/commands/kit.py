@@ -41,6 +41,8 @@ def parse(options: type[T], argv: Sequence[str], verb: str, examples: str) -> T:
     import tyro
 
     _refuse_unknown(options, argv, verb)
+    if list(argv).count("--caption") > 1:
+        raise misuse("--caption is given once, with all texts behind it: --caption 'a cat' 'a dog'.")
     text = (getdoc(options) or "").partition("\n\nArgs:")[0]
     text = "\n\n".join(fill(part, 88) for part in text.split("\n\n"))
     shown = io.StringIO()
@@ -151,7 +153,12 @@ def say(line: str) -> None:
 def emit(value: object) -> None:
     """Plain values for programs, as JSON on standard output; a number that is not finite becomes null."""
     if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+        print(plain(value))
+
+
+def plain(value: object) -> str:
+    """JSON for files and programs; numbers that it has no word for are null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: object) -> object:

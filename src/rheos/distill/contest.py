@@ -261,12 +261,18 @@ def _about(seconds: float) -> str:
 
 
 def _replace(run: Run, place: Path) -> None:
-    """The run at a place, whole before what was there goes."""
-    fresh = place.with_name(f".{place.name}.{os.getpid()}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
+    """The run at a place, whole before what was there goes; what others put beside it stays, such as samples."""
+    fresh, old = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("new", "old"))
+    for left in (fresh, old):
+        shutil.rmtree(left, ignore_errors=True)
     run.save(fresh)
-    shutil.rmtree(place, ignore_errors=True)
+    if place.exists():
+        for entry in list(place.iterdir()):
+            if not (fresh / entry.name).exists():
+                entry.replace(fresh / entry.name)
+        place.replace(old)
     fresh.replace(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def own_samples(store: PairStore) -> Data:

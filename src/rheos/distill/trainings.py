@@ -94,7 +94,8 @@ def planned(work: Sequence[Training], costs: Costs, say: Say) -> dict[Path, Plan
         if note["steps"] is None:
             fresh.append(one)
         else:
-            found[one.folder] = Plan(int(note["steps"]), int(note["rows"] or len(costs.stage.pairs)))
+            rows, least = int(note["rows"] or len(costs.stage.pairs)), float(note["least"] or 0.0)
+            found[one.folder] = Plan(int(note["steps"]), rows, least=least)
     if fresh:
         say(f"Timing a few steps of {', '.join(dict.fromkeys(one.method.name for one in fresh))}.")
     for one in fresh:  # trials are kept: the second look takes no time
@@ -105,7 +106,7 @@ def planned(work: Sequence[Training], costs: Costs, say: Say) -> dict[Path, Plan
         if one.folder not in found:
             plan = costs.planned(one.method, one.k, left * one.share)
             found[one.folder] = plan
-            Note(one.note, one.folder).settle(steps=plan.steps, rows=plan.rows, share=one.share)
+            Note(one.note, one.folder).settle(steps=plan.steps, rows=plan.rows, least=plan.least, share=one.share)
     return found
 
 

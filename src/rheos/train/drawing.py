@@ -94,7 +94,10 @@ def _captions(run: "Run", texts: list[str]) -> dict[str, Tensor]:
         return dict(run.prompted.encode_prompt(texts, run.field.shape))
     name = run.origin.get("embed")
     if name is None:
-        raise ConditionError("This flow knows no captions: its data were not loaded with embed=...")
+        raise ConditionError(
+            "This flow knows no captions: its data were not loaded with embed=..., and there is no pipeline around its "
+            "network that reads prompts (rheos.adapters.surround puts one there)."
+        )
     found = embedder(name)(texts)
     values, mask = found if isinstance(found, tuple) else (found, None)
     if mask is None or f"{EMBEDDING}_mask" not in needs(run):  # a flow may be trained without

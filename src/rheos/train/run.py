@@ -98,7 +98,7 @@ class Run:
             self._codec = LatentCodec.read(self.path / CODEC, self.custom)
         return self._codec
 
-    @cached_property
+    @property
     def prompted(self) -> Prompted | None:
         """What reads prompts and decodes samples inside a student of a pipeline; None for all other runs."""
         return prompted(self.field)
