@@ -120,14 +120,14 @@ def agree(folder: Path, rules: Mapping[str, Any], shares: Mapping[Path, float]) 
     if old is None:
         raise RunError(f"{folder} holds a contest that does not say what it was asked for. Choose another out.")
     differ = [_told(name, old.get(name), value) for name, value in wanted.items() if old.get(name) != value]
-    time = "budget" in wanted and old.get("budget") != wanted["budget"]
+    recut = "budget" in wanted and old.get("budget") != wanted["budget"]
     if not differ:
         differ = _recut(shares)
-        time = bool(differ)
+        recut = bool(differ)
     if differ:
         raise RunError(
             f"{folder} holds a contest with {'; '.join(differ)}. Ask for the same to continue it, or choose another "
-            f"out.{f' {PLANNED}' if time else ''}",
+            f"out.{f' {PLANNED}' if recut else ''}",
             differ=differ,
         )
 

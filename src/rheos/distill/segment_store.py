@@ -107,7 +107,8 @@ class SegmentStore(Inheriting):
 
     def states(self, k: int) -> Tensor:
         """The complete rows' states at the k-th time, (rows, ...)."""
-        return self._kept("x", 1)[k]
+        one: np.ndarray[Any, Any] = self._maps["x"][k if self._at is None else self._at[k]]
+        return torch.from_numpy(one if self.complete else np.take(one, self._rows(), 0))
 
     @property
     def given(self) -> dict[str, Tensor]:
